@@ -1,1 +1,2 @@
 //! The vocabulary of the wire.
+pub mod telemetry;
