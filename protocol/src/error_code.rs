@@ -146,6 +146,13 @@ pub enum ErrorCode {
     ControllerStarting,
     PkiInvalid,
     BrokerUnavailable,
+    NodeNotSuspect,
+    NodeKeyTaken,
+    TokenNotFound,
+    KeyOutOfScope,
+    PrincipalDisabled,
+    AccessEscalation,
+    FleetStale,
     Internal,
 }
 
@@ -245,6 +252,13 @@ impl ErrorCode {
         Self::ControllerStarting,
         Self::PkiInvalid,
         Self::BrokerUnavailable,
+        Self::NodeNotSuspect,
+        Self::NodeKeyTaken,
+        Self::TokenNotFound,
+        Self::KeyOutOfScope,
+        Self::PrincipalDisabled,
+        Self::AccessEscalation,
+        Self::FleetStale,
         Self::Internal,
     ];
 
@@ -1010,6 +1024,62 @@ impl ErrorCode {
                 "the message broker does not answer",
                 "check the broker and [broker] in controller.toml",
             ),
+            Self::NodeNotSuspect => (
+                "node.not_suspect",
+                409,
+                Never,
+                Caller,
+                "the node's identity is not in doubt",
+                "nothing",
+            ),
+            Self::NodeKeyTaken => (
+                "node.key_taken",
+                409,
+                AfterFix,
+                Operator,
+                "another node has this signing key: an identity was copied",
+                "remove the identity directory on the copy and join again",
+            ),
+            Self::TokenNotFound => (
+                "token.not_found",
+                404,
+                AfterFix,
+                Caller,
+                "no such join token",
+                "see `flotilla token list`",
+            ),
+            Self::KeyOutOfScope => (
+                "key.out_of_scope",
+                403,
+                AfterFix,
+                Caller,
+                "the API key's scope does not allow this",
+                "use a key with a wider scope",
+            ),
+            Self::PrincipalDisabled => (
+                "principal.disabled",
+                403,
+                AfterFix,
+                Operator,
+                "the principal is disabled",
+                "enable it with `flotilla access principal enable`",
+            ),
+            Self::AccessEscalation => (
+                "access.escalation",
+                403,
+                Never,
+                Operator,
+                "the caller would give away more than it holds",
+                "ask someone who holds the permissions",
+            ),
+            Self::FleetStale => (
+                "fleet.stale",
+                409,
+                Never,
+                Developer,
+                "an incarnation or trust set is not above the one that the fleet has",
+                "nothing",
+            ),
             Self::Internal => (
                 "internal",
                 500,
@@ -1040,6 +1110,15 @@ impl serde::Serialize for ErrorCode {
     /// As its text.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.text())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for ErrorCode {
+    /// From its text. What may come from a newer version keeps codes as text.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_text(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown error code {text:?}")))
     }
 }
 
