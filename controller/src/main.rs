@@ -1,2 +1,3 @@
-//! x
+//! The `flotilla` binary.
+
 fn main() {}

@@ -1,0 +1,329 @@
+//! The controller's own logs and metrics.
+//!
+//! Owns every metric's name: `fleet_<subject>_<unit>[_total]`. **Invariant:**
+//! labels are enums or route templates, never ids, names or addresses, so the
+//! number of series is bounded by the program and not by the fleet. Gauges that
+//! mirror another part's state are set when they are scraped.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use protocol::ErrorCode;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not in `tracing`'s syntax.
+    #[error("log.filter {filter:?} is not valid")]
+    Filter {
+        /// As configured.
+        filter: String,
+        /// What the parser says.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// journald was asked for and cannot be reached.
+    #[error("cannot reach journald")]
+    Journald(#[source] std::io::Error),
+    /// Logging was set up before.
+    #[error("logging is set up already")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up logging for the process.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn start_logs(config: &LogConfig) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(&config.filter).map_err(|source| LogError::Filter {
+        filter: config.filter.clone(),
+        source,
+    })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    // systemd sets this when standard error is connected to the journal.
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let done = match config.format {
+        LogFormat::Auto if under_systemd => match tracing_journald::layer() {
+            Ok(journald) => registry.with(journald).try_init(),
+            Err(_) => registry.with(text_layer()).try_init(),
+        },
+        LogFormat::Journald => {
+            let journald = tracing_journald::layer().map_err(LogError::Journald)?;
+            registry.with(journald).try_init()
+        }
+        LogFormat::Auto | LogFormat::Text => registry.with(text_layer()).try_init(),
+        LogFormat::Json => registry
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .try_init(),
+    };
+    done.map_err(LogError::Twice)
+}
+
+fn text_layer<S>()
+-> fmt::Layer<S, fmt::format::DefaultFields, fmt::format::Format, fn() -> std::io::Stderr>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    use std::io::IsTerminal as _;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    fmt::layer()
+        .with_writer(std::io::stderr as fn() -> std::io::Stderr)
+        .with_ansi(colours)
+}
+
+/// An error code as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code(pub ErrorCode);
+
+impl EncodeLabelValue for Code {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.text().encode(encoder)
+    }
+}
+
+/// Labels of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// Template of the route, such as `/api/v1/nodes/{node}`.
+    pub route: String,
+    /// HTTP status.
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: Code,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LinkLabels {
+    link: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabels {
+    name: &'static str,
+}
+
+/// What is read from the other parts at a scrape.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Nodes by state of their link.
+    pub nodes: Vec<(&'static str, u64)>,
+    /// Fleet commands that are not concluded.
+    pub commands_open: u64,
+    /// Sequence of the newest journal record.
+    pub journal_sequence: u64,
+    /// Whether each thing that readiness depends on is well.
+    pub healthy: Vec<(&'static str, bool)>,
+    /// Counters of other parts, by metric name without `fleet_` and `_total`.
+    /// Names are literals, so their number is bounded.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// The registry and its metrics.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    refusals: Family<CodeLabels, Counter>,
+    anonymous: Counter,
+    nodes: Family<LinkLabels, Gauge>,
+    commands_open: Gauge,
+    journal: Gauge,
+    healthy: Family<NameLabels, Gauge>,
+    parts: Family<NameLabels, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with every metric at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let durations: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(|| {
+            Histogram::new([0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0])
+        });
+        let metrics = Self {
+            registry: Mutex::default(),
+            requests: Family::default(),
+            durations,
+            refusals: Family::default(),
+            anonymous: Counter::default(),
+            nodes: Family::default(),
+            commands_open: Gauge::default(),
+            journal: Gauge::default(),
+            healthy: Family::default(),
+            parts: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = Registry::with_prefix("fleet");
+        registry.register(
+            "api_requests",
+            "Requests by route and status",
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "api_request_duration",
+            "Time until a response's head",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        registry.register(
+            "api_refusals",
+            "Answers that were errors, by code",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "api_anonymous_denials",
+            "Requests without a valid key; counted only, never journalled one by one",
+            self.anonymous.clone(),
+        );
+        registry.register("nodes", "Nodes by state of their link", self.nodes.clone());
+        registry.register(
+            "commands_open",
+            "Fleet commands that are not concluded",
+            self.commands_open.clone(),
+        );
+        registry.register(
+            "journal_sequence",
+            "Sequence of the newest journal record",
+            self.journal.clone(),
+        );
+        registry.register(
+            "health",
+            "1 where a thing that readiness depends on is well",
+            self.healthy.clone(),
+        );
+        registry.register(
+            "internal",
+            "Counters and gauges of the controller's parts, by name",
+            self.parts.clone(),
+        );
+        *self.lock() = registry;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request.
+    pub fn request(&self, route: &str, status: u16, took: Duration) {
+        let route = route.to_owned();
+        self.durations
+            .get_or_create(&RouteLabels {
+                route: route.clone(),
+            })
+            .observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&RequestLabels { route, status })
+            .inc();
+    }
+
+    /// Counts an error answer.
+    pub fn refusal(&self, code: ErrorCode) {
+        self.refusals
+            .get_or_create(&CodeLabels { code: Code(code) })
+            .inc();
+    }
+
+    /// Counts a request without a valid key.
+    pub fn anonymous_denial(&self) {
+        self.anonymous.inc();
+    }
+
+    /// Requests without a valid key so far.
+    #[must_use]
+    pub fn anonymous_denials(&self) -> u64 {
+        self.anonymous.get()
+    }
+
+    /// The exposition in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn expose(&self, gauges: &Gauges) -> Result<String, std::fmt::Error> {
+        for (link, count) in &gauges.nodes {
+            set(&self.nodes.get_or_create(&LinkLabels { link }), *count);
+        }
+        set(&self.commands_open, gauges.commands_open);
+        set(&self.journal, gauges.journal_sequence);
+        for (name, well) in &gauges.healthy {
+            set(
+                &self.healthy.get_or_create(&NameLabels { name }),
+                u64::from(*well),
+            );
+        }
+        for (name, value) in &gauges.counters {
+            set(&self.parts.get_or_create(&NameLabels { name }), *value);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.lock())?;
+        Ok(text)
+    }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exposition_has_the_documented_names() {
+        let metrics = Metrics::new();
+        metrics.request("/api/v1/nodes", 200, Duration::from_millis(3));
+        metrics.refusal(ErrorCode::AccessDenied);
+        metrics.anonymous_denial();
+        let gauges = Gauges {
+            nodes: vec![("up", 3), ("down", 1)],
+            commands_open: 2,
+            journal_sequence: 77,
+            healthy: vec![("journal", true), ("broker", false)],
+            counters: vec![("frames_stored", 9)],
+        };
+        let text = metrics.expose(&gauges).unwrap();
+        for line in [
+            "fleet_api_requests_total{route=\"/api/v1/nodes\",status=\"200\"} 1",
+            "fleet_api_request_duration_seconds_bucket{le=\"0.005\",route=\"/api/v1/nodes\"} 1",
+            "fleet_api_refusals_total{code=\"access.denied\"} 1",
+            "fleet_api_anonymous_denials_total 1",
+            "fleet_nodes{link=\"up\"} 3",
+            "fleet_commands_open 2",
+            "fleet_journal_sequence 77",
+            "fleet_health{name=\"broker\"} 0",
+            "fleet_internal{name=\"frames_stored\"} 9",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
