@@ -1,1 +1,18 @@
-//! The vocabulary of the wire.
+//! What the system tests and the benchmarks run the real programs with.
+//!
+//! Starts and ends `flotilla`, `flotilla-agent` and foreign servers as child
+//! processes in folders of their own, waits for what they do with deadlines, and
+//! stands between them where a fault is wanted. Everything that is started is
+//! ended when its value is dropped, by process id; nothing listens on a fixed port
+//! or anywhere but loopback.
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod controller;
+pub mod disk;
+pub mod process;
+pub mod programs;
+pub mod proxy;
+pub mod servers;
+pub mod wait;

@@ -115,9 +115,8 @@ fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     none("no absolute path of a workplace", &broken);
 }
 
-/// Functions longer than a screen, counted. The number only goes down: whoever
-/// shortens one lowers it, and nobody adds one.
-const LONG_FUNCTIONS_MAX: usize = 0;
+/// A screen and a half. The functions that need it are tables and matches; past
+/// it, a part has a name of its own.
 const FUNCTION_LINES_MAX: usize = 90;
 
 #[test]
@@ -133,12 +132,7 @@ fn functions_fit_a_screen_or_nearly() {
             }
         }
     }
-    assert!(
-        long.len() <= LONG_FUNCTIONS_MAX,
-        "{} functions pass {FUNCTION_LINES_MAX} lines, {LONG_FUNCTIONS_MAX} may:\n  {}",
-        long.len(),
-        long.join("\n  ")
-    );
+    none("a part of a long function has a name", &long);
 }
 
 /// Files past this have two subjects. Counted without their tests.

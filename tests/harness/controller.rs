@@ -1,0 +1,256 @@
+//! A real controller, started with `flotilla quickstart` in a folder of its own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::Cli;
+use crate::process::{Process, children_named, signal};
+use crate::{programs, wait};
+
+/// From the start of the program to its ready file, nodes enrolled.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a controller is to be started.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    nodes: u32,
+    environment: Vec<(String, String)>,
+    folder: Option<PathBuf>,
+}
+
+impl Plan {
+    /// A controller with so many local agents.
+    pub fn nodes(nodes: u32) -> Plan {
+        Plan {
+            nodes,
+            environment: Vec::new(),
+            folder: None,
+        }
+    }
+
+    /// Sets a variable of the controller's, and of its agents'.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Plan {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps the state in this folder, and not in a temporary one.
+    #[must_use]
+    pub fn within(mut self, folder: &Path) -> Plan {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not ready within a minute.
+    #[track_caller]
+    pub fn start(self) -> Controller {
+        let scratch = TempDir::new().expect("the temporary folder is writable");
+        let folder = self
+            .folder
+            .clone()
+            .unwrap_or_else(|| scratch.path().join("state"));
+        let mut controller = Controller {
+            plan: self,
+            folder,
+            scratch,
+            process: None,
+            ready: Value::Null,
+        };
+        controller.start();
+        controller
+    }
+}
+
+/// A controller that was started at least once.
+pub struct Controller {
+    plan: Plan,
+    folder: PathBuf,
+    scratch: TempDir,
+    process: Option<Process>,
+    ready: Value,
+}
+
+impl Controller {
+    /// Starts it again on the same folder and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it runs already, or is not ready within a minute.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.begin();
+        let ready_file = self.ready_file();
+        let found = wait::within(READY_LIMIT, || {
+            if !self.process.as_mut().is_some_and(Process::runs) {
+                return Some(None);
+            }
+            let text = fs::read_to_string(&ready_file).ok()?;
+            serde_json::from_str(&text).ok().map(Some)
+        });
+        match found.flatten() {
+            Some(ready) => self.ready = ready,
+            None => panic!("the controller is not ready\n{}", self.process().tail()),
+        }
+    }
+
+    /// Starts it without waiting for it to be ready.
+    ///
+    /// # Panics
+    /// When it runs already.
+    #[track_caller]
+    pub fn begin(&mut self) {
+        assert!(self.process.is_none(), "the controller runs already");
+        let ready_file = self.ready_file();
+        let _not_there_at_first = fs::remove_file(&ready_file);
+        let mut command = Command::new(programs::flotilla());
+        command
+            .arg("quickstart")
+            .arg("--dir")
+            .arg(&self.folder)
+            .args(["--nodes", &self.plan.nodes.to_string()])
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .envs(self.plan.environment.iter().cloned());
+        let log = self.scratch.path().join("controller.log");
+        self.process = Some(Process::start("flotilla quickstart", &mut command, &log));
+    }
+
+    /// Sets a variable from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.plan.environment.retain(|(known, _)| known != name);
+        self.plan
+            .environment
+            .push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Ends it with SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not end cleanly.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("the controller runs");
+        let status = process.terminate();
+        assert!(status.success(), "{status}\n{}", process.tail());
+    }
+
+    /// Ends the controller and its local agents with SIGKILL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("the controller runs");
+        let agents = children_named(process.id(), "flotilla-agent");
+        process.kill();
+        for agent in agents {
+            signal(agent, Signal::KILL);
+        }
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// When it was stopped.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the controller runs")
+    }
+
+    /// The process ids of the local agents, oldest first.
+    pub fn agents(&mut self) -> Vec<u32> {
+        let mut agents = children_named(self.process().id(), "flotilla-agent");
+        agents.sort_unstable();
+        agents
+    }
+
+    /// The administrator's command line.
+    pub fn cli(&self) -> Cli {
+        Cli::new(&self.profile())
+    }
+
+    /// The administrator's profile.
+    pub fn profile(&self) -> PathBuf {
+        PathBuf::from(self.said("profile"))
+    }
+
+    /// The API's address as `https://host:port`.
+    pub fn api(&self) -> &str {
+        self.said("api")
+    }
+
+    /// The socket address of the API.
+    ///
+    /// # Panics
+    /// When the ready file tells none.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api()
+            .trim_start_matches("https://")
+            .trim_end_matches('/')
+            .parse()
+            .expect("the ready file tells an address and a port")
+    }
+
+    /// The file that holds the fleet's CA.
+    pub fn ca_file(&self) -> PathBuf {
+        PathBuf::from(self.said("ca_file"))
+    }
+
+    /// Where it keeps its state.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the test may keep files of its own.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// What the ready file says.
+    pub fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// A client of the API that trusts the fleet's CA and nothing else.
+    ///
+    /// # Panics
+    /// When the CA file cannot be read.
+    pub fn http(&self) -> reqwest::blocking::Client {
+        client(&self.ca_file())
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.scratch.path().join("ready.json")
+    }
+
+    fn said(&self, key: &str) -> &str {
+        self.ready
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| panic!("the ready file tells no {key}: {}", self.ready))
+    }
+}
+
+/// A blocking HTTPS client that trusts one CA file.
+///
+/// # Panics
+/// When the file cannot be read or holds no certificate.
+pub fn client(ca_file: &Path) -> reqwest::blocking::Client {
+    let _set_already = rustls::crypto::ring::default_provider().install_default();
+    let pem = fs::read(ca_file).expect("the CA file is readable");
+    let ca = reqwest::Certificate::from_pem_bundle(&pem).expect("the CA file holds certificates");
+    reqwest::blocking::Client::builder()
+        .tls_certs_only(ca)
+        .timeout(Duration::from_secs(30))
+        .build()
+        .expect("a client can be made")
+}
