@@ -16,3 +16,12 @@ pub mod programs;
 pub mod proxy;
 pub mod servers;
 pub mod wait;
+
+/// Tells the person who reads the test's output.
+#[expect(
+    clippy::print_stderr,
+    reason = "a test's only way to speak to who runs it"
+)]
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}

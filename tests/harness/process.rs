@@ -117,7 +117,7 @@ impl Drop for Process {
             let _reaped = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("{}", self.tail());
+            crate::say(&self.tail());
         }
     }
 }

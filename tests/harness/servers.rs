@@ -26,7 +26,7 @@ pub fn skipped(what: &str, why: &str) {
         env::var_os("FLOTILLA_REQUIRE_ALL").is_none(),
         "{what} is required, but {why}"
     );
-    eprintln!("not tried: {what}: {why}");
+    crate::say(&format!("not tried: {what}: {why}"));
 }
 
 /// The path of an installed program.
