@@ -1,7 +1,9 @@
 //! The controller of a Flotilla fleet, and the operator's command line.
 
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod pki;
 pub mod supervisor;
 pub mod telemetry;

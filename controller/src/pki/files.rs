@@ -1,0 +1,121 @@
+//! The key directory: private files, written whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::PkiError;
+
+/// Bytes of a key file that are read; keys and certificates are far smaller.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// The directory, which exists.
+pub(super) struct KeyDirectory {
+    path: PathBuf,
+}
+
+impl KeyDirectory {
+    /// Opens the directory, making it with mode 0700.
+    pub(super) fn open(path: &Path) -> Result<Self, PkiError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| PkiError::File {
+                step: "make",
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A file's content; none when it does not exist.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, PkiError> {
+        let path = self.path_of(name);
+        let fault = |source| PkiError::File {
+            step: "read",
+            path: path.clone(),
+            source,
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fault(error)),
+        };
+        let mut content = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX), &mut content)
+            .map_err(fault)?;
+        Ok(Some(content))
+    }
+
+    /// A file's content, which must be there.
+    pub(super) fn require(&self, name: &str) -> Result<Vec<u8>, PkiError> {
+        self.read(name)?.ok_or_else(|| PkiError::Missing {
+            path: self.path_of(name),
+        })
+    }
+
+    /// A file's content as text.
+    pub(super) fn require_text(&self, name: &str) -> Result<String, PkiError> {
+        String::from_utf8(self.require(name)?).map_err(|_| self.damaged(name, "it is not text"))
+    }
+
+    /// Writes a file with mode 0600, durably, replacing an older one in one step.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), PkiError> {
+        let path = self.path_of(name);
+        self.replace(&path, content)
+            .map_err(|source| PkiError::File {
+                step: "write",
+                path,
+                source,
+            })
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        // A leftover of a crash may have another mode; start from nothing.
+        match fs::remove_file(&partial) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Removes a file; one that is not there is fine.
+    pub(super) fn remove(&self, name: &str) -> Result<(), PkiError> {
+        let path = self.path_of(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PkiError::File {
+                step: "remove",
+                path,
+                source,
+            }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn damaged(&self, name: &str, reason: impl ToString) -> PkiError {
+        PkiError::Damaged {
+            path: self.path_of(name),
+            reason: reason.to_string(),
+        }
+    }
+}
