@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::ErrorCode;
+
 use super::super::catalogue::SeriesId;
 use super::super::limit::{
     FRAME_BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_COLUMNS_MAX, FRAME_LABELS_MAX, FRAME_SLOTS_MAX,
@@ -52,6 +54,13 @@ pub enum DecodeFrameError {
         /// What is wrong.
         what: &'static str,
     },
+}
+
+impl DecodeFrameError {
+    /// The stable code: every damage to a frame is the same to its sender.
+    pub const fn code(&self) -> ErrorCode {
+        ErrorCode::FrameInvalid
+    }
 }
 
 impl From<Ended> for DecodeFrameError {

@@ -16,7 +16,9 @@ use thiserror::Error;
 use super::super::catalogue::SeriesKind;
 use super::super::limit::{FRAME_COLUMNS_MAX, FRAME_LABELS_MAX, FRAME_SLOTS_MAX, FRAME_VALUES_MAX};
 use super::super::tier::Tier;
-use super::{Column, ColumnKey, Frame, Span};
+use super::{
+    Column, ColumnKey, DecodeFrameError, Effort, EncodeFrameError, Frame, Span, decode, encode,
+};
 
 /// Why frames could not become one.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -110,6 +112,41 @@ pub fn downsample(frames: &[Frame], tier: Tier) -> Result<Frame, DownsampleError
         },
         columns,
     })
+}
+
+/// Why encoded frames could not become one.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RepackError {
+    /// One of them is not a frame.
+    #[error("cannot decode frame {index} of those to downsample")]
+    Decode {
+        /// Its place in the slice, from zero.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: DecodeFrameError,
+    },
+    /// They do not become one.
+    #[error("cannot downsample")]
+    Downsample(#[source] DownsampleError),
+    /// The result could not be encoded.
+    #[error("cannot encode the downsampled frame")]
+    Encode(#[source] EncodeFrameError),
+}
+
+/// [`downsample`] from bytes to bytes, for a store that keeps frames encoded.
+///
+/// # Errors
+/// When one of them is not a frame, or together they are more than one frame
+/// can hold; then the caller takes fewer at a time.
+pub fn downsample_encoded(frames: &[&[u8]], tier: Tier) -> Result<Vec<u8>, RepackError> {
+    let decoded: Vec<Frame> = frames
+        .iter()
+        .enumerate()
+        .map(|(index, bytes)| decode(bytes).map_err(|source| RepackError::Decode { index, source }))
+        .collect::<Result<_, _>>()?;
+    let coarse = downsample(&decoded, tier).map_err(RepackError::Downsample)?;
+    encode(&coarse, Effort::Shortest).map_err(RepackError::Encode)
 }
 
 fn fit(what: &'static str, count: u64, limit: usize) -> Result<usize, DownsampleError> {

@@ -35,7 +35,7 @@ mod downsample;
 mod encode;
 
 pub use decode::{DecodeFrameError, decode};
-pub use downsample::{DownsampleError, downsample};
+pub use downsample::{DownsampleError, RepackError, downsample, downsample_encoded};
 pub use encode::{Effort, EncodeFrameError, encode};
 
 use super::catalogue::SeriesId;

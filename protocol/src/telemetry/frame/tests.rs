@@ -413,6 +413,24 @@ fn coarser_gauges_are_means_and_counters_their_last() {
     ));
 }
 
+#[test]
+fn encoded_frames_become_one_and_a_bad_one_is_named() {
+    let bytes = encode(
+        &frame(6, vec![column(SeriesId::LOAD_1, "", &[Some(3); 6])]),
+        Effort::Shortest,
+    )
+    .unwrap();
+    let coarse = decode(&downsample_encoded(&[&bytes, &bytes], Tier::TenMinutes).unwrap()).unwrap();
+    assert_eq!(coarse.span.tier, Tier::TenMinutes);
+    assert_eq!(coarse.columns[0].values, [Some(3)]);
+    let error = downsample_encoded(&[&bytes, &[0]], Tier::Minute).unwrap_err();
+    assert!(matches!(error, RepackError::Decode { index: 1, .. }));
+    assert_eq!(
+        decode(&[0]).unwrap_err().code().info().text,
+        "frame.invalid"
+    );
+}
+
 fn any_value() -> impl Strategy<Value = Option<i64>> {
     prop_oneof![
         1 => Just(None),
