@@ -1,0 +1,9 @@
+//! What others rely on and what must therefore not change unnoticed: the bytes on
+//! the wire, the texts of error codes, the shipped configuration, the API.
+
+#[cfg(test)]
+mod codes;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod wire;
