@@ -15,6 +15,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod servers;
+pub mod sim;
 pub mod wait;
 
 /// Tells the person who reads the test's output.
