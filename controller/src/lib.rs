@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod domain;
 pub mod exit;
 pub mod pki;
 pub mod supervisor;

@@ -1,0 +1,227 @@
+//! What becomes of a request: who may ask, and what then happens.
+//!
+//! Both functions are pure. The engine calls [`admit`] and then [`decide`] on the
+//! same state, so nothing can change between the two.
+
+use protocol::ErrorCode;
+use protocol::id::{CommandId, NodeId};
+
+use crate::domain::access::authorize::{Decision, Denial, authorize, check_key, reach};
+use crate::domain::access::caller::Caller;
+use crate::domain::access::manage;
+use crate::domain::access::permission::Permission;
+use crate::domain::command::issue;
+use crate::domain::event::Event;
+use crate::domain::fleet::{self, Fleet};
+use crate::domain::moment::Moment;
+use crate::domain::operation::{Authority, Operation};
+use crate::domain::rejection::Rejection;
+
+/// What a request leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// What happened, in order. None when all is as asked already.
+    pub events: Vec<Event>,
+    /// The nodes of a command that was issued. Stored with the events.
+    pub targets: Option<Targets>,
+}
+
+/// The nodes that a command goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// The command.
+    pub command: CommandId,
+    /// Its nodes, by id.
+    pub nodes: Vec<NodeId>,
+}
+
+/// Why a request is turned down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The caller may not.
+    #[error(transparent)]
+    Denied(Denial),
+    /// The rules of the fleet do not allow it.
+    #[error(transparent)]
+    Rejected(Rejection),
+}
+
+impl Refusal {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Denied(denial) => denial.code,
+            Self::Rejected(rejection) => rejection.code,
+        }
+    }
+}
+
+/// Whether the caller may ask for the operation.
+///
+/// # Errors
+/// The denial; or the rejection when the request names what does not exist, to
+/// a caller who may look at nodes. To others that is a denial too, so that ids
+/// cannot be probed.
+pub fn admit(fleet: &Fleet, caller: &Caller, operation: &Operation) -> Result<(), Refusal> {
+    let authority = match operation.authority(fleet, caller) {
+        Ok(authority) => authority,
+        Err(rejection) => {
+            let looks = Permission::of("node", "read");
+            return match reach(fleet.access(), caller, &looks) {
+                Ok(_) => Err(Refusal::Rejected(rejection)),
+                Err(denial) => Err(Refusal::Denied(denial)),
+            };
+        }
+    };
+    match authority {
+        Authority::Permission(permission, on) => {
+            permitted(fleet, caller, &permission, &on)?;
+            stays_in_reach(fleet, caller, &permission, operation)
+        }
+        Authority::PermissionOrOwn(permission) => own(fleet, caller, &permission),
+        Authority::System => only(*caller == Caller::System, operation),
+        Authority::SystemOrNode(node) => only(
+            matches!(caller, Caller::System) || *caller == Caller::Node(node),
+            operation,
+        ),
+        Authority::SystemOrPermission(permission) => match caller {
+            Caller::System => Ok(()),
+            Caller::Principal { .. } | Caller::Host | Caller::Node(_) | Caller::Anonymous => {
+                permitted(fleet, caller, &permission, &[])
+            }
+        },
+        Authority::Host => only(*caller == Caller::Host, operation),
+        Authority::JoinToken => only(*caller == Caller::Anonymous, operation),
+    }
+}
+
+/// What the operation leads to.
+///
+/// # Errors
+/// The rejection when the rules of the fleet do not allow it.
+pub fn decide(
+    fleet: &Fleet,
+    caller: &Caller,
+    operation: &Operation,
+    at: &Moment,
+) -> Result<Decided, Rejection> {
+    let access = fleet.access();
+    let events = match operation {
+        Operation::CreateToken(asked) => fleet::token::create(fleet, asked, at),
+        Operation::RevokeToken(asked) => fleet::token::revoke(fleet, asked),
+        Operation::AdmitNode(asked) => fleet::admit::admit(fleet, asked, at),
+        Operation::ApproveNode(asked) => fleet::admit::approve(fleet, asked),
+        Operation::RenameNode(asked) => fleet::manage::rename(fleet, asked),
+        Operation::RelabelNode(asked) => fleet::manage::relabel(fleet, asked),
+        Operation::RevokeNode(asked) => fleet::manage::revoke(fleet, asked),
+        Operation::ReplaceNode(asked) => fleet::manage::replace(fleet, asked),
+        Operation::CertifyNode(asked) => fleet::manage::certify(fleet, asked),
+        Operation::SuspectIdentity(asked) => fleet::manage::suspect(fleet, asked),
+        Operation::ResolveIdentity(asked) => fleet::manage::resolve(fleet, asked),
+        Operation::RaiseIncarnation(asked) => fleet::trust::raise(fleet, asked),
+        Operation::PublishTrust(asked) => fleet::trust::publish(fleet, asked),
+        Operation::CreatePrincipal(asked) => manage::create_principal(access, asked, at),
+        Operation::DisablePrincipal(asked) => manage::disable_principal(access, asked, at),
+        Operation::EnablePrincipal(asked) => manage::enable_principal(access, asked),
+        Operation::CreateRole(asked) => manage::create_role(access, caller, asked),
+        Operation::UpdateRole(asked) => manage::update_role(access, caller, asked),
+        Operation::DeleteRole(asked) => manage::delete_role(access, asked),
+        Operation::CreateGrant(asked) => manage::create_grant(access, caller, asked, at),
+        Operation::RevokeGrant(asked) => manage::revoke_grant(access, asked, at),
+        Operation::CreateKey(asked) => manage::create_key(access, caller, asked, at),
+        Operation::RotateKey(asked) => manage::rotate_key(access, caller, asked, at),
+        Operation::RevokeKey(asked) => manage::revoke_key(access, asked, at),
+        Operation::RecoverAdmin(asked) => manage::recover_admin(access, asked, at),
+        Operation::CancelCommand(asked) => issue::cancel(fleet, asked),
+        Operation::ConcludeCommand(asked) => issue::conclude(fleet, asked),
+        Operation::IssueCommand(asked) => {
+            let (events, targets) = issue::issue(fleet, asked, at)?;
+            return Ok(Decided {
+                events,
+                targets: Some(targets),
+            });
+        }
+    }?;
+    Ok(Decided {
+        events,
+        targets: None,
+    })
+}
+
+fn permitted(
+    fleet: &Fleet,
+    caller: &Caller,
+    permission: &Permission,
+    on: &[NodeId],
+) -> Result<(), Refusal> {
+    match authorize(fleet, caller, permission, on) {
+        Decision::Allowed { .. } => Ok(()),
+        Decision::Denied(denial) => Err(Refusal::Denied(denial)),
+    }
+}
+
+/// What is the caller's own needs no grant, but the key's scope still counts.
+fn own(fleet: &Fleet, caller: &Caller, permission: &Permission) -> Result<(), Refusal> {
+    match caller {
+        Caller::Principal { id, key } => {
+            check_key(fleet.access(), *id, *key, permission).map_err(Refusal::Denied)
+        }
+        Caller::Host | Caller::Node(_) | Caller::System | Caller::Anonymous => {
+            permitted(fleet, caller, permission, &[])
+        }
+    }
+}
+
+fn only(is_it: bool, operation: &Operation) -> Result<(), Refusal> {
+    if is_it {
+        return Ok(());
+    }
+    Err(Refusal::Denied(Denial::new(
+        ErrorCode::AccessDenied,
+        format!("{} is not for this kind of caller", operation.name()),
+    )))
+}
+
+/// Whoever has a permission on some nodes alone must not move a node out of
+/// them, or into the reach of somebody else's grant: after a change of name or
+/// labels the node must still be one of theirs.
+fn stays_in_reach(
+    fleet: &Fleet,
+    caller: &Caller,
+    permission: &Permission,
+    operation: &Operation,
+) -> Result<(), Refusal> {
+    let changed = if let Operation::RenameNode(asked) = operation {
+        fleet.node(asked.node).map(|node| {
+            let mut node = node.as_ref().clone();
+            node.name.clone_from(&asked.name);
+            node
+        })
+    } else if let Operation::RelabelNode(asked) = operation
+        && let Some(node) = fleet.node(asked.node)
+    {
+        let mut node = node.as_ref().clone();
+        node.labels = fleet::manage::relabelled(&node, asked).map_err(Refusal::Rejected)?;
+        Some(node)
+    } else {
+        None
+    };
+    let Some(changed) = changed else {
+        return Ok(());
+    };
+    let reach = reach(fleet.access(), caller, permission).map_err(Refusal::Denied)?;
+    if reach.covers(&changed) {
+        return Ok(());
+    }
+    Err(Refusal::Denied(Denial::new(
+        ErrorCode::AccessDenied,
+        format!(
+            "node {} would be outside the nodes on which {permission} is granted",
+            changed.id
+        ),
+    )))
+}
+
+#[cfg(test)]
+mod tests;

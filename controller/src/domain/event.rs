@@ -1,0 +1,209 @@
+//! Every event, under its stored name and version.
+//!
+//! An event's name and its fields are stored for ever. Fields are added with
+//! `#[serde(default)]`; a change of meaning raises the version here and adds a
+//! step to [`crate::domain::audit::record`], which reads older ones. The files in
+//! `golden/` hold one record of each event and version, and a test reads them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::access::event::{
+    AdminRecovered, GrantCreated, GrantRevoked, KeyCreated, KeyRevoked, KeyRotated,
+    PrincipalCreated, PrincipalDisabled, PrincipalEnabled, RoleCreated, RoleDeleted, RoleUpdated,
+};
+use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
+use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
+use crate::domain::fleet::event::{
+    IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved, NodeCertified,
+    NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked, TokenCreated, TokenRevoked,
+    TrustPublished,
+};
+
+/// What happened. Stored under the name beside each variant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A join token was made.
+    #[serde(rename = "token.created")]
+    TokenCreated(TokenCreated),
+    /// A join token was revoked.
+    #[serde(rename = "token.revoked")]
+    TokenRevoked(TokenRevoked),
+    /// A node joined.
+    #[serde(rename = "node.joined")]
+    NodeJoined(NodeJoined),
+    /// A waiting node was let in.
+    #[serde(rename = "node.approved")]
+    NodeApproved(NodeApproved),
+    /// A node got another name.
+    #[serde(rename = "node.renamed")]
+    NodeRenamed(NodeRenamed),
+    /// A node's labels changed.
+    #[serde(rename = "node.relabelled")]
+    NodeRelabelled(NodeRelabelled),
+    /// A node was put out.
+    #[serde(rename = "node.revoked")]
+    NodeRevoked(NodeRevoked),
+    /// A node took another's place.
+    #[serde(rename = "node.replaced")]
+    NodeReplaced(NodeReplaced),
+    /// A node got a certificate.
+    #[serde(rename = "node.certified")]
+    NodeCertified(NodeCertified),
+    /// A node's identity came into doubt.
+    #[serde(rename = "node.suspected")]
+    IdentitySuspected(IdentitySuspected),
+    /// A node's identity was found sound.
+    #[serde(rename = "node.resolved")]
+    IdentityResolved(IdentityResolved),
+    /// The controller's incarnation rose.
+    #[serde(rename = "fleet.incarnation_raised")]
+    IncarnationRaised(IncarnationRaised),
+    /// A trust set came into force.
+    #[serde(rename = "fleet.trust_published")]
+    TrustPublished(TrustPublished),
+    /// A principal was made known.
+    #[serde(rename = "principal.created")]
+    PrincipalCreated(PrincipalCreated),
+    /// A principal was disabled.
+    #[serde(rename = "principal.disabled")]
+    PrincipalDisabled(PrincipalDisabled),
+    /// A principal was enabled again.
+    #[serde(rename = "principal.enabled")]
+    PrincipalEnabled(PrincipalEnabled),
+    /// A role was made.
+    #[serde(rename = "role.created")]
+    RoleCreated(RoleCreated),
+    /// A role got new contents.
+    #[serde(rename = "role.updated")]
+    RoleUpdated(RoleUpdated),
+    /// A role was deleted.
+    #[serde(rename = "role.deleted")]
+    RoleDeleted(RoleDeleted),
+    /// A role was given to a principal.
+    #[serde(rename = "grant.created")]
+    GrantCreated(GrantCreated),
+    /// A grant was taken back.
+    #[serde(rename = "grant.revoked")]
+    GrantRevoked(GrantRevoked),
+    /// A principal got an API key.
+    #[serde(rename = "key.created")]
+    KeyCreated(KeyCreated),
+    /// An API key got a successor.
+    #[serde(rename = "key.rotated")]
+    KeyRotated(KeyRotated),
+    /// An API key was revoked.
+    #[serde(rename = "key.revoked")]
+    KeyRevoked(KeyRevoked),
+    /// An admin was recovered on the controller's host.
+    #[serde(rename = "admin.recovered")]
+    AdminRecovered(AdminRecovered),
+    /// A command was issued.
+    #[serde(rename = "command.issued")]
+    CommandIssued(CommandIssued),
+    /// Someone asked to cancel a command.
+    #[serde(rename = "command.cancel_requested")]
+    CommandCancelRequested(CommandCancelRequested),
+    /// Every target of a command is final.
+    #[serde(rename = "command.concluded")]
+    CommandConcluded(CommandConcluded),
+    /// A caller was not allowed something.
+    #[serde(rename = "request.denied")]
+    RequestDenied(RequestDenied),
+    /// The rules did not allow a request.
+    #[serde(rename = "request.rejected")]
+    RequestRejected(RequestRejected),
+    /// Refusals that were counted only.
+    #[serde(rename = "request.denials_counted")]
+    DenialsCounted(DenialsCounted),
+}
+
+/// The name and newest version of each event.
+pub const CATALOGUE: &[(&str, u16)] = &[
+    ("token.created", 1),
+    ("token.revoked", 1),
+    ("node.joined", 1),
+    ("node.approved", 1),
+    ("node.renamed", 1),
+    ("node.relabelled", 1),
+    ("node.revoked", 1),
+    ("node.replaced", 1),
+    ("node.certified", 1),
+    ("node.suspected", 1),
+    ("node.resolved", 1),
+    ("fleet.incarnation_raised", 1),
+    ("fleet.trust_published", 1),
+    ("principal.created", 1),
+    ("principal.disabled", 1),
+    ("principal.enabled", 1),
+    ("role.created", 1),
+    ("role.updated", 1),
+    ("role.deleted", 1),
+    ("grant.created", 1),
+    ("grant.revoked", 1),
+    ("key.created", 1),
+    ("key.rotated", 1),
+    ("key.revoked", 1),
+    ("admin.recovered", 1),
+    ("command.issued", 1),
+    ("command.cancel_requested", 1),
+    ("command.concluded", 1),
+    ("request.denied", 1),
+    ("request.rejected", 1),
+    ("request.denials_counted", 1),
+];
+
+/// The newest version of the event that is stored under `name`; none when it is
+/// not known here.
+#[must_use]
+pub fn version_of(name: &str) -> Option<u16> {
+    CATALOGUE
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, version)| *version)
+}
+
+impl Event {
+    /// The name under which it is stored.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TokenCreated(_) => "token.created",
+            Self::TokenRevoked(_) => "token.revoked",
+            Self::NodeJoined(_) => "node.joined",
+            Self::NodeApproved(_) => "node.approved",
+            Self::NodeRenamed(_) => "node.renamed",
+            Self::NodeRelabelled(_) => "node.relabelled",
+            Self::NodeRevoked(_) => "node.revoked",
+            Self::NodeReplaced(_) => "node.replaced",
+            Self::NodeCertified(_) => "node.certified",
+            Self::IdentitySuspected(_) => "node.suspected",
+            Self::IdentityResolved(_) => "node.resolved",
+            Self::IncarnationRaised(_) => "fleet.incarnation_raised",
+            Self::TrustPublished(_) => "fleet.trust_published",
+            Self::PrincipalCreated(_) => "principal.created",
+            Self::PrincipalDisabled(_) => "principal.disabled",
+            Self::PrincipalEnabled(_) => "principal.enabled",
+            Self::RoleCreated(_) => "role.created",
+            Self::RoleUpdated(_) => "role.updated",
+            Self::RoleDeleted(_) => "role.deleted",
+            Self::GrantCreated(_) => "grant.created",
+            Self::GrantRevoked(_) => "grant.revoked",
+            Self::KeyCreated(_) => "key.created",
+            Self::KeyRotated(_) => "key.rotated",
+            Self::KeyRevoked(_) => "key.revoked",
+            Self::AdminRecovered(_) => "admin.recovered",
+            Self::CommandIssued(_) => "command.issued",
+            Self::CommandCancelRequested(_) => "command.cancel_requested",
+            Self::CommandConcluded(_) => "command.concluded",
+            Self::RequestDenied(_) => "request.denied",
+            Self::RequestRejected(_) => "request.rejected",
+            Self::DenialsCounted(_) => "request.denials_counted",
+        }
+    }
+
+    /// The version that it is written with.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        version_of(self.name()).unwrap_or(1)
+    }
+}

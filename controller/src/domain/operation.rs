@@ -1,0 +1,184 @@
+//! Everything that can be asked for and would change the fleet.
+
+use protocol::id::NodeId;
+
+use crate::domain::access::caller::Caller;
+use crate::domain::access::manage::{
+    CreateGrant, CreateKey, CreatePrincipal, CreateRole, DeleteRole, DisablePrincipal,
+    EnablePrincipal, RecoverAdmin, RevokeGrant, RevokeKey, RotateKey, UpdateRole,
+};
+use crate::domain::access::permission::Permission;
+use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
+use crate::domain::fleet::Fleet;
+use crate::domain::fleet::admit::{AdmitNode, ApproveNode};
+use crate::domain::fleet::manage::{
+    CertifyNode, RelabelNode, RenameNode, ReplaceNode, ResolveIdentity, RevokeNode, SuspectIdentity,
+};
+use crate::domain::fleet::token::{CreateToken, RevokeToken};
+use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
+use crate::domain::rejection::Rejection;
+
+/// A request that would change the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant's type says what it asks for")]
+pub enum Operation {
+    CreateToken(CreateToken),
+    RevokeToken(RevokeToken),
+    AdmitNode(AdmitNode),
+    ApproveNode(ApproveNode),
+    RenameNode(RenameNode),
+    RelabelNode(RelabelNode),
+    RevokeNode(RevokeNode),
+    ReplaceNode(ReplaceNode),
+    CertifyNode(CertifyNode),
+    SuspectIdentity(SuspectIdentity),
+    ResolveIdentity(ResolveIdentity),
+    RaiseIncarnation(RaiseIncarnation),
+    PublishTrust(PublishTrust),
+    CreatePrincipal(CreatePrincipal),
+    DisablePrincipal(DisablePrincipal),
+    EnablePrincipal(EnablePrincipal),
+    CreateRole(CreateRole),
+    UpdateRole(UpdateRole),
+    DeleteRole(DeleteRole),
+    CreateGrant(CreateGrant),
+    RevokeGrant(RevokeGrant),
+    CreateKey(CreateKey),
+    RotateKey(RotateKey),
+    RevokeKey(RevokeKey),
+    RecoverAdmin(RecoverAdmin),
+    IssueCommand(IssueCommand),
+    CancelCommand(CancelCommand),
+    ConcludeCommand(ConcludeCommand),
+}
+
+/// What a caller must be, or hold, for an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// A permission on these nodes; on the fleet as such when there are none.
+    Permission(Permission, Vec<NodeId>),
+    /// As above; or the key is the caller's own.
+    PermissionOrOwn(Permission),
+    /// To be the controller itself.
+    System,
+    /// As above, or to be the node.
+    SystemOrNode(NodeId),
+    /// To be the controller itself, or to hold a permission on the fleet.
+    SystemOrPermission(Permission),
+    /// To be on the controller's own host.
+    Host,
+    /// A join token, which the decision checks.
+    JoinToken,
+}
+
+impl Operation {
+    /// The operation's name, as it is recorded.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateToken(_) => "token.create",
+            Self::RevokeToken(_) => "token.revoke",
+            Self::AdmitNode(_) => "node.admit",
+            Self::ApproveNode(_) => "node.approve",
+            Self::RenameNode(_) => "node.rename",
+            Self::RelabelNode(_) => "node.relabel",
+            Self::RevokeNode(_) => "node.revoke",
+            Self::ReplaceNode(_) => "node.replace",
+            Self::CertifyNode(_) => "node.certify",
+            Self::SuspectIdentity(_) => "node.suspect",
+            Self::ResolveIdentity(_) => "node.resolve",
+            Self::RaiseIncarnation(_) => "fleet.raise_incarnation",
+            Self::PublishTrust(_) => "fleet.publish_trust",
+            Self::CreatePrincipal(_) => "principal.create",
+            Self::DisablePrincipal(_) => "principal.disable",
+            Self::EnablePrincipal(_) => "principal.enable",
+            Self::CreateRole(_) => "role.create",
+            Self::UpdateRole(_) => "role.update",
+            Self::DeleteRole(_) => "role.delete",
+            Self::CreateGrant(_) => "grant.create",
+            Self::RevokeGrant(_) => "grant.revoke",
+            Self::CreateKey(_) => "key.create",
+            Self::RotateKey(_) => "key.rotate",
+            Self::RevokeKey(_) => "key.revoke",
+            Self::RecoverAdmin(_) => "admin.recover",
+            Self::IssueCommand(_) => "command.issue",
+            Self::CancelCommand(_) => "command.cancel",
+            Self::ConcludeCommand(_) => "command.conclude",
+        }
+    }
+
+    /// What the caller must be or hold.
+    ///
+    /// # Errors
+    /// The rejection when that cannot be said, because a node is named that does
+    /// not exist.
+    pub fn authority(&self, fleet: &Fleet, caller: &Caller) -> Result<Authority, Rejection> {
+        let whole =
+            |resource, action| Authority::Permission(Permission::of(resource, action), vec![]);
+        let on = |action, nodes: &[NodeId]| {
+            Authority::Permission(Permission::of("node", action), nodes.to_vec())
+        };
+        let own_key = |key, action| {
+            let permission = Permission::of("key", action);
+            let owner = fleet.access().key(key).map(|key| key.principal);
+            match owner {
+                Some(owner) if caller.principal() == Some(owner) => {
+                    Authority::PermissionOrOwn(permission)
+                }
+                Some(_) | None => Authority::Permission(permission, vec![]),
+            }
+        };
+        Ok(match self {
+            Self::CreateToken(_) => whole("token", "create"),
+            Self::RevokeToken(_) => whole("token", "revoke"),
+            Self::AdmitNode(_) => Authority::JoinToken,
+            Self::ApproveNode(asked) => on("approve", &[asked.node]),
+            Self::RenameNode(asked) => on("rename", &[asked.node]),
+            Self::RelabelNode(asked) => on("relabel", &[asked.node]),
+            Self::RevokeNode(asked) => on("revoke", &[asked.node]),
+            Self::ReplaceNode(asked) => on("replace", &[asked.old, asked.new]),
+            Self::CertifyNode(asked) => Authority::SystemOrNode(asked.node),
+            Self::ResolveIdentity(asked) => on("resolve", &[asked.node]),
+            Self::SuspectIdentity(_) | Self::RaiseIncarnation(_) | Self::ConcludeCommand(_) => {
+                Authority::System
+            }
+            Self::PublishTrust(_) => {
+                Authority::SystemOrPermission(Permission::of("trust", "rotate"))
+            }
+            Self::CreatePrincipal(_) => whole("principal", "create"),
+            Self::DisablePrincipal(_) => whole("principal", "disable"),
+            Self::EnablePrincipal(_) => whole("principal", "enable"),
+            Self::CreateRole(_) => whole("role", "create"),
+            Self::UpdateRole(_) => whole("role", "update"),
+            Self::DeleteRole(_) => whole("role", "delete"),
+            Self::CreateGrant(_) => whole("grant", "create"),
+            Self::RevokeGrant(_) => whole("grant", "revoke"),
+            Self::CreateKey(_) => whole("key", "create"),
+            Self::RotateKey(asked) => own_key(asked.key, "rotate"),
+            Self::RevokeKey(asked) => own_key(asked.key, "revoke"),
+            Self::RecoverAdmin(_) => Authority::Host,
+            Self::IssueCommand(asked) => Authority::Permission(
+                Permission::of("command", asked.action.name()),
+                resolve(fleet, &asked.on, &asked.action)?.nodes,
+            ),
+            Self::CancelCommand(asked) => cancel_authority(fleet, caller, asked),
+        })
+    }
+}
+
+/// Whoever issued a command may cancel it wherever their grants have got to since;
+/// anybody else needs the permission over the whole fleet, because a command's
+/// targets are no longer at hand one by one.
+fn cancel_authority(fleet: &Fleet, caller: &Caller, asked: &CancelCommand) -> Authority {
+    let permission = Permission::of("command", "cancel");
+    let issuer = fleet
+        .commands()
+        .get(asked.command)
+        .and_then(|command| command.by.principal());
+    match issuer {
+        Some(issuer) if caller.principal() == Some(issuer) => {
+            Authority::PermissionOrOwn(permission)
+        }
+        Some(_) | None => Authority::Permission(permission, vec![]),
+    }
+}
