@@ -1,1 +1,4 @@
-//! The vocabulary of the wire.
+//! Flotilla's agent: measures a host, obeys the controller, and keeps what must
+//! not be lost.
+
+pub mod command;
