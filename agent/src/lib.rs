@@ -2,3 +2,4 @@
 //! not be lost.
 
 pub mod command;
+pub mod status;

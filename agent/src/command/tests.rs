@@ -602,7 +602,7 @@ async fn unit_that_is_not_listed_is_not_changed() {
         .await;
     assert_eq!(receipt.outcome, Outcome::Refused);
     assert_eq!(receipt.code.as_deref(), Some("command.not_allowed"));
-    assert!(receipt.detail.contains("command.units"));
+    assert!(receipt.detail.contains("commands.units"));
 }
 
 #[tokio::test]

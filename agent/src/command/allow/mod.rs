@@ -121,7 +121,7 @@ impl AllowedArgv {
 /// Why an argument list is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgvError {
-    #[error("this node runs no commands (command.run = \"off\")")]
+    #[error("this node runs no commands (commands.run = \"off\")")]
     Off,
     #[error("the argument list is empty")]
     Empty,
