@@ -1,5 +1,46 @@
-//! Flotilla's agent: measures a host, obeys the controller, and keeps what must
-//! not be lost.
+//! The agent: one small process on each node that measures the host, carries out
+//! what the controller orders, and keeps what must not be lost.
+//!
+//! # Architecture
+//!
+//! ```text
+//!           sampling ──samples, frames, states──►┐
+//!                                                ▼
+//!  broker ◄─► uplink ◄──envelopes──► node (core: session, ledger, outbox, store)
+//!                                                ▲
+//!           command ◄──start, cancel── orders ───┘──receipts
+//! ```
+//!
+//! - [`domain`] decides and touches nothing: the link machine, the ledger, the
+//!   outbox, backoff, time.
+//! - [`store`] is the only owner of redb.
+//! - [`node`] puts session and store together into one synchronous core. It runs
+//!   on a thread of its own, because a commit on an SD card takes long; everything
+//!   else shares one thread with an async loop.
+//!
+//! **Invariants.** Nothing is acted upon before it is durable; nothing is
+//! forgotten before the controller has acknowledged it. Every queue is bounded.
+//! A command takes effect at most once. No broker is trusted: both ends sign.
 
+pub mod clock;
 pub mod command;
+pub mod config;
+pub mod domain;
+pub mod exit;
+pub mod node;
 pub mod status;
+pub mod store;
+pub mod telemetry;
+
+/// An error with its causes, for logs and details.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,428 @@
+//! The disk that is a redb file.
+//!
+//! **Invariant:** a file that is there is opened or refused, never written over:
+//! a new one is made under another name and renamed when it is whole, so an empty
+//! or cut file can only be damage.
+//!
+//! A failed write leaves redb unusable until it is opened again; [`RedbDisk::load`]
+//! does so.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use protocol::id::CommandId;
+use protocol::message;
+use protocol::stream::Stream;
+use redb::backends::FileBackend;
+use redb::{
+    BackendError, Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _,
+    StorageBackend, StorageError, TableDefinition,
+};
+
+use super::disk::{Change, Disk, DiskError, Image, Meta, Stored};
+
+/// The layout of the tables. Raised when it changes; an older agent refuses it.
+pub const SCHEMA: u32 = 1;
+
+/// redb's own default is a gigabyte; the whole working set is a few pages.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ENTRIES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("entries");
+const LEDGER: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new("ledger");
+
+const KEY_SCHEMA: &str = "schema";
+const KEY_META: &str = "meta";
+
+/// Makes the storage under redb, each time that it is opened.
+pub type OpenBackend = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send>;
+
+/// Counts what is written, and passes everything on.
+struct Counting {
+    inner: Box<dyn StorageBackend>,
+    written: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl StorageBackend for Counting {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)?;
+        let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}
+
+/// A redb file, or whatever else redb can be put on.
+pub struct RedbDisk {
+    path: PathBuf,
+    open: OpenBackend,
+    database: Option<Database>,
+    written: Arc<AtomicU64>,
+}
+
+impl RedbDisk {
+    /// A store in a file of that name.
+    #[must_use]
+    pub fn file(path: &Path) -> Self {
+        let name = path.to_owned();
+        Self::on(path, Box::new(move || open_file(&name)))
+    }
+
+    /// A store on another backend. `name` stands for it in errors.
+    #[must_use]
+    pub fn on(name: &Path, open: OpenBackend) -> Self {
+        Self {
+            path: name.to_owned(),
+            open,
+            database: None,
+            written: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    fn failed(&self, step: &'static str, error: redb::Error) -> DiskError {
+        classify(&self.path, step, error)
+    }
+
+    fn database(&self) -> Result<&Database, DiskError> {
+        self.database.as_ref().ok_or_else(|| DiskError::Failed {
+            path: self.path.clone(),
+            step: "use",
+            source: "it is not open".into(),
+        })
+    }
+
+    fn image(&self) -> Result<Image, DiskError> {
+        let failed = |error: redb::Error| self.failed("read", error);
+        let read = self
+            .database()?
+            .begin_read()
+            .map_err(|error| failed(error.into()))?;
+        let mut image = Image::default();
+        let meta = match read.open_table(META) {
+            Ok(table) => table,
+            // A new database has no tables yet.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(image),
+            Err(error) => return Err(failed(error.into())),
+        };
+        let value = |key| -> Result<Option<Vec<u8>>, DiskError> {
+            let found = meta.get(key).map_err(|error| failed(error.into()))?;
+            Ok(found.map(|guard| guard.value().to_vec()))
+        };
+        let schema = value(KEY_SCHEMA)?
+            .and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
+            .ok_or_else(|| self.corrupt("it has no schema version"))?;
+        if schema > SCHEMA {
+            return Err(DiskError::Newer {
+                path: self.path.clone(),
+                found: schema,
+                known: SCHEMA,
+            });
+        }
+        let bytes = value(KEY_META)?.ok_or_else(|| self.corrupt("it has no store id"))?;
+        let meta: Meta = message::decode_exactly(&bytes).map_err(|reason| self.corrupt(&reason))?;
+        image.meta = Some(meta);
+        let entries = read
+            .open_table(ENTRIES)
+            .map_err(|error| failed(error.into()))?;
+        for row in entries.iter().map_err(|error| failed(error.into()))? {
+            let (key, value) = row.map_err(|error| failed(error.into()))?;
+            let (stream, seq) = key.value();
+            let stored = self.stored(value.value())?;
+            let stream = Stream::ALL
+                .get(usize::from(stream))
+                .ok_or_else(|| self.corrupt("an entry belongs to no stream"))?;
+            image.items[stream.index()].insert(seq, stored.item);
+        }
+        let ledger = read
+            .open_table(LEDGER)
+            .map_err(|error| failed(error.into()))?;
+        for row in ledger.iter().map_err(|error| failed(error.into()))? {
+            let (key, value) = row.map_err(|error| failed(error.into()))?;
+            let entry =
+                message::decode_exactly(value.value()).map_err(|reason| self.corrupt(&reason))?;
+            image
+                .ledger
+                .insert(CommandId::from_bytes(*key.value()), entry);
+        }
+        Ok(image)
+    }
+
+    fn stored(&self, bytes: &[u8]) -> Result<Stored, DiskError> {
+        message::decode_exactly(bytes).map_err(|reason| self.corrupt(&reason))
+    }
+
+    fn corrupt(&self, reason: &str) -> DiskError {
+        DiskError::Corrupt {
+            path: self.path.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        let Some(database) = &self.database else {
+            return Err(redb::Error::DatabaseClosed);
+        };
+        let write = database.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            let mut entries = write.open_table(ENTRIES)?;
+            let mut ledger = write.open_table(LEDGER)?;
+            for change in changes {
+                match change {
+                    Change::Meta(values) => {
+                        meta.insert(KEY_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
+                        meta.insert(KEY_META, message::encode(values).as_slice())?;
+                    }
+                    Change::Put(stream, seq, stored) => {
+                        entries.insert(key(*stream, *seq), message::encode(stored).as_slice())?;
+                    }
+                    Change::Remove(stream, seq) => {
+                        entries.remove(key(*stream, *seq))?;
+                    }
+                    Change::Take(command, entry) => {
+                        ledger.insert(command.as_bytes(), message::encode(entry).as_slice())?;
+                    }
+                    Change::Forget(command) => {
+                        ledger.remove(command.as_bytes())?;
+                    }
+                }
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
+
+fn key(stream: Stream, seq: u64) -> (u8, u64) {
+    let index = match stream {
+        Stream::Control => 0,
+        Stream::State => 1,
+        Stream::Telemetry => 2,
+        Stream::Backfill => 3,
+    };
+    (index, seq)
+}
+
+impl Disk for RedbDisk {
+    fn load(&mut self) -> Result<Image, DiskError> {
+        // The old handle holds the lock; it must go first.
+        self.database = None;
+        let backend = (self.open)().map_err(|error| classify_io(&self.path, "open", error))?;
+        let counting = Counting {
+            inner: backend,
+            written: Arc::clone(&self.written),
+        };
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(counting)
+            .map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => DiskError::Locked {
+                    path: self.path.clone(),
+                },
+                DatabaseError::UpgradeRequired(version) => DiskError::Corrupt {
+                    path: self.path.clone(),
+                    reason: format!("it has file format {version}, which is not read here"),
+                },
+                DatabaseError::RepairAborted => self.corrupt("its repair was given up"),
+                other => self.failed("open", other.into()),
+            })?;
+        self.database = Some(database);
+        self.image()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), DiskError> {
+        self.write(changes)
+            .map_err(|error| self.failed("write", error))
+    }
+
+    fn read(&self, stream: Stream, seqs: &[u64]) -> Result<Vec<(u64, Stored)>, DiskError> {
+        let failed = |error: redb::Error| self.failed("read", error);
+        let read = self
+            .database()?
+            .begin_read()
+            .map_err(|error| failed(error.into()))?;
+        let table = match read.open_table(ENTRIES) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error.into())),
+        };
+        let mut found = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            let row = table
+                .get(key(stream, *seq))
+                .map_err(|error| failed(error.into()))?;
+            if let Some(guard) = row {
+                found.push((*seq, self.stored(guard.value())?));
+            }
+        }
+        Ok(found)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        let parent = self.path.parent()?;
+        let stat = rustix::fs::statvfs(parent).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn classify(path: &Path, step: &'static str, error: redb::Error) -> DiskError {
+    match error {
+        redb::Error::Io(source) => classify_io(path, step, source),
+        redb::Error::Corrupted(reason) => DiskError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        },
+        redb::Error::TableTypeMismatch { table, .. } => DiskError::Corrupt {
+            path: path.to_owned(),
+            reason: format!("table {table} has other types"),
+        },
+        other => DiskError::Failed {
+            path: path.to_owned(),
+            step,
+            source: Box::new(other),
+        },
+    }
+}
+
+fn classify_io(path: &Path, step: &'static str, source: io::Error) -> DiskError {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            DiskError::Full {
+                path: path.to_owned(),
+                source: Box::new(source),
+            }
+        }
+        // redb says so of bytes that are not its own, and of a file cut short.
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => DiskError::Corrupt {
+            path: path.to_owned(),
+            reason: source.to_string(),
+        },
+        _ => DiskError::Failed {
+            path: path.to_owned(),
+            step,
+            source: Box::new(source),
+        },
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+    match read_write(path, false) {
+        Ok(file) => {
+            if file.metadata()?.len() == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the file is empty",
+                ));
+            }
+            backend(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_file(path)?;
+            backend(read_write(path, false)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a whole, empty database under another name and renames it.
+fn create_file(path: &Path) -> io::Result<()> {
+    let fresh = path.with_extension("redb.new");
+    match std::fs::remove_file(&fresh) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let made = Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(
+            FileBackend::new(read_write(&fresh, true)?).map_err(io::Error::other)?,
+        );
+    match made {
+        Ok(database) => drop(database),
+        Err(DatabaseError::Storage(StorageError::Io(error))) => return Err(error),
+        Err(error) => return Err(io::Error::other(error)),
+    }
+    std::fs::rename(&fresh, path)?;
+    if let Some(parent) = path.parent() {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn read_write(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(create)
+        .mode(0o600)
+        .open(path)
+}
+
+fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
+    let backend = FileBackend::new(file).map_err(io::Error::other)?;
+    Ok(Box::new(backend))
+}
