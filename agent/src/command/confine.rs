@@ -109,6 +109,15 @@ pub(crate) fn open(roots: &[LogRoot], path: &Path) -> Result<File, ConfineError>
     Ok(File::from(file))
 }
 
+/// Opens a regular file that the node's own configuration names.
+pub(crate) fn open_named(path: &Path) -> Result<File, ConfineError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| refusal(path, errno))?;
+    check(&file, path)?;
+    Ok(File::from(file))
+}
+
 fn plain_names(path: &Path) -> Option<Vec<&std::ffi::OsStr>> {
     // `components` drops `.` and doubled slashes silently: what remains is
     // what is opened, so they are harmless. `..` is refused.

@@ -42,7 +42,7 @@ pub(crate) struct UnitName(String);
 pub(crate) enum UnitError {
     #[error("unit name {0:?} is not a systemd unit name")]
     Name(String),
-    #[error("unit {0:?} is not in this node's list of units that may be changed (commands.units)")]
+    #[error("unit {0:?} is not in this node's list of units that may be changed (command.units)")]
     NotListed(String),
 }
 

@@ -33,6 +33,9 @@ pub struct Settings {
     pub units: Vec<UnitPattern>,
     /// Directories below which log files may be read.
     pub log_roots: Vec<LogRoot>,
+    /// The file that gets the agent's own log lines where no journal does; read
+    /// in place of its unit's journal.
+    pub own_log: Option<PathBuf>,
     /// The container engine's socket.
     pub docker_socket: PathBuf,
     /// Where commands run, each in a folder of its own that is removed when it
@@ -52,6 +55,7 @@ impl Settings {
             allow: Vec::new(),
             units: Vec::new(),
             log_roots: "/var/log".parse().into_iter().collect(),
+            own_log: None,
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             work_dir,
             slots: SLOTS_DEFAULT,

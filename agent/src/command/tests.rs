@@ -602,7 +602,7 @@ async fn unit_that_is_not_listed_is_not_changed() {
         .await;
     assert_eq!(receipt.outcome, Outcome::Refused);
     assert_eq!(receipt.code.as_deref(), Some("command.not_allowed"));
-    assert!(receipt.detail.contains("commands.units"));
+    assert!(receipt.detail.contains("command.units"));
 }
 
 #[tokio::test]
@@ -666,6 +666,25 @@ async fn followed_file_shows_new_lines_and_ends_at_its_deadline_as_a_success() {
 }
 
 #[tokio::test]
+async fn own_log_file_stands_in_for_the_agents_journal() {
+    let mut bench = bench();
+    let log = bench.file("agent.log");
+    std::fs::write(&log, "own line\n").unwrap();
+    let mut changed = settings(bench.dir.path());
+    changed.own_log = Some(log);
+    bench.executor.apply(changed);
+    let action = Action::Logs {
+        source: LogSource::Unit("flotilla-agent".to_owned()),
+        lines: 5,
+        since_ms: 0,
+        follow: false,
+    };
+    let receipt = bench.one(command(1, action)).await;
+    assert_eq!(receipt.outcome, Outcome::Succeeded, "{}", receipt.detail);
+    assert_eq!(text(&receipt.stdout), "own line\n");
+}
+
+#[tokio::test]
 async fn engine_that_is_not_there_is_a_failure_with_a_code() {
     let mut bench = bench_with(|settings| {
         settings.docker_socket = PathBuf::from("/nonexistent/docker.sock");
@@ -706,7 +725,7 @@ async fn reload_is_asked_of_the_owner_of_the_configuration() {
     for (answer, outcome) in [
         (Ok("two settings changed".to_owned()), Outcome::Succeeded),
         (
-            Err("commands.slots: 99 is not 1 to 32".to_owned()),
+            Err("command.slots: 99 is not 1 to 32".to_owned()),
             Outcome::Failed { exit: None },
         ),
     ] {

@@ -1,4 +1,4 @@
-//! `flotilla-agent status`.
+//! The client's side of the socket, behind `flotilla-agent status`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

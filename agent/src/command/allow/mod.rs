@@ -17,7 +17,7 @@ mod tests;
 
 use std::str::FromStr;
 
-use rules::{Kind, Opt, Program, Shape};
+use rules::{Kind, Program, Takes};
 
 /// What a node runs when it is sent an argument list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl AllowedArgv {
 /// Why an argument list is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgvError {
-    #[error("this node runs no commands (commands.run = \"off\")")]
+    #[error("this node runs no commands (command.run = \"off\")")]
     Off,
     #[error("the argument list is empty")]
     Empty,
@@ -210,13 +210,13 @@ fn long_option<'a>(
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
-    match (find(program, name), attached) {
-        (Some(Opt::Flag(_)), None) => Ok(()),
-        (Some(Opt::Value(_, kind)), Some(value)) => value_fits(program, name, *kind, value),
-        (Some(Opt::Value(_, kind)), None) => {
-            value_fits(program, name, *kind, rest.next().unwrap_or_default())
+    match (program.option(name), attached) {
+        (Some(Takes::Nothing), None) => Ok(()),
+        (Some(Takes::Value(kind)), Some(value)) => value_fits(program, name, kind, value),
+        (Some(Takes::Value(kind)), None) => {
+            value_fits(program, name, kind, rest.next().unwrap_or_default())
         }
-        (Some(Opt::Flag(_)) | None, _) => Err(unknown_option(program, word)),
+        (Some(Takes::Nothing) | None, _) => Err(unknown_option(program, word)),
     }
 }
 
@@ -226,38 +226,33 @@ fn short_options<'a>(
     rest: &mut impl Iterator<Item = &'a str>,
 ) -> Result<(), ArgvError> {
     // A whole word first: ip's options are words with one dash.
-    match find(program, word) {
-        Some(Opt::Flag(_)) => return Ok(()),
-        Some(Opt::Value(_, kind)) => {
-            return value_fits(program, word, *kind, rest.next().unwrap_or_default());
+    match program.option(word) {
+        Some(Takes::Nothing) => return Ok(()),
+        Some(Takes::Value(kind)) => {
+            return value_fits(program, word, kind, rest.next().unwrap_or_default());
         }
-        None => {}
+        None if program.clusters => {}
+        None => return Err(unknown_option(program, word)),
     }
     let mut letters = word.chars();
     letters.next();
     while let Some(letter) = letters.next() {
         let name = format!("-{letter}");
-        match find(program, &name) {
-            Some(Opt::Flag(_)) if program.clusters => {}
-            Some(Opt::Value(_, kind)) if program.clusters => {
+        match program.option(&name) {
+            Some(Takes::Nothing) => {}
+            Some(Takes::Value(kind)) => {
                 let attached = letters.as_str();
                 let value = if attached.is_empty() {
                     rest.next().unwrap_or_default()
                 } else {
                     attached
                 };
-                return value_fits(program, &name, *kind, value);
+                return value_fits(program, &name, kind, value);
             }
-            Some(Opt::Flag(_) | Opt::Value(..)) | None => {
-                return Err(unknown_option(program, word));
-            }
+            None => return Err(unknown_option(program, word)),
         }
     }
     Ok(())
-}
-
-fn find(program: &Program, name: &str) -> Option<&'static Opt> {
-    program.options.iter().find(|option| option.name() == name)
 }
 
 fn unknown_option(program: &Program, word: &str) -> ArgvError {
@@ -279,11 +274,9 @@ fn value_fits(program: &Program, option: &str, kind: Kind, value: &str) -> Resul
     }
 }
 
-fn fits(shape: &Shape, operands: &[&str]) -> bool {
+fn fits(&(fixed, kind, most): &(&str, Kind, usize), operands: &[&str]) -> bool {
+    let fixed: Vec<&str> = fixed.split_whitespace().collect();
     operands
-        .strip_prefix(shape.words)
-        .is_some_and(|rest| match shape.rest {
-            None => rest.is_empty(),
-            Some((kind, most)) => rest.len() <= most && rest.iter().all(|word| kind.accepts(word)),
-        })
+        .strip_prefix(fixed.as_slice())
+        .is_some_and(|rest| rest.len() <= most && rest.iter().all(|word| kind.accepts(word)))
 }

@@ -9,31 +9,34 @@ pub(super) struct Program {
     pub(super) name: &'static str,
     /// Whether single letters may be joined behind one dash.
     pub(super) clusters: bool,
-    pub(super) options: &'static [Opt],
-    pub(super) shapes: &'static [Shape],
+    /// Options without a value, as they are written, separated by spaces.
+    flags: &'static str,
+    /// Options with a value, attached or as the next word.
+    values: &'static [(&'static str, Kind)],
+    /// The words that are not options: fixed ones first, then at most a number
+    /// of words of one kind.
+    pub(super) shapes: &'static [(&'static str, Kind, usize)],
 }
 
-/// An option as it is written, dashes included.
-pub(super) enum Opt {
-    /// Takes no value.
-    Flag(&'static str),
-    /// Takes a value, attached or as the next word.
-    Value(&'static str, Kind),
+/// What an option takes.
+#[derive(Clone, Copy)]
+pub(super) enum Takes {
+    Nothing,
+    Value(Kind),
 }
 
-impl Opt {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Flag(name) | Self::Value(name, _) => name,
+impl Program {
+    /// What the option of this name takes; none when no rule names it.
+    pub(super) fn option(&self, name: &str) -> Option<Takes> {
+        let among = |list: &str| list.split_whitespace().any(|one| one == name);
+        if among(self.flags) {
+            return Some(Takes::Nothing);
         }
+        self.values
+            .iter()
+            .find(|(names, _)| among(names))
+            .map(|(_, kind)| Takes::Value(*kind))
     }
-}
-
-/// The words that are not options: fixed ones first, then a number of words of
-/// one kind.
-pub(super) struct Shape {
-    pub(super) words: &'static [&'static str],
-    pub(super) rest: Option<(Kind, usize)>,
 }
 
 /// What a value may be.
@@ -41,7 +44,7 @@ pub(super) struct Shape {
 pub(super) enum Kind {
     /// Up to nine digits.
     Number,
-    /// A name: letters, digits and `._:@,+-`, not starting with a dash.
+    /// A name: letters, digits and `._:@,+-\`, not starting with a dash.
     Word,
     /// A point in time as journalctl reads it.
     Time,
@@ -51,10 +54,10 @@ pub(super) enum Kind {
     Address,
     /// A term of a socket filter.
     Filter,
-    /// One of a list.
-    OneOf(&'static [&'static str]),
-    /// Some of a list, separated by commas.
-    Fields(&'static [&'static str]),
+    /// One of a list, separated by spaces.
+    OneOf(&'static str),
+    /// Some of a list, separated by commas in the value.
+    Fields(&'static str),
 }
 
 impl Kind {
@@ -84,386 +87,177 @@ impl Kind {
             }
             Self::Address => made_of(64, ".:/%-_") && !value.starts_with('-'),
             Self::Filter => made_of(64, ".:=/*[]") && !value.starts_with('-'),
-            Self::OneOf(list) => list.contains(&value),
-            Self::Fields(list) => {
-                !value.is_empty() && value.split(',').all(|field| list.contains(&field))
-            }
+            Self::OneOf(list) => list.split(' ').any(|one| one == value),
+            Self::Fields(list) => value
+                .split(',')
+                .all(|field| !field.is_empty() && list.split(' ').any(|one| one == field)),
         }
     }
 }
 
-use Opt::{Flag, Value};
-
-const BARE: &[Shape] = &[Shape {
-    words: &[],
-    rest: None,
-}];
-
-const IP_WORDS: Option<(Kind, usize)> = Some((Kind::Word, 4));
+/// A program that takes no operands.
+const BARE: &[(&str, Kind, usize)] = &[("", Kind::Word, 0)];
 
 /// Columns of `ps -o`. The command line is among them, the environment is not.
-const PS_FIELDS: &[&str] = &[
-    "pid", "ppid", "pgid", "sid", "user", "uid", "group", "gid", "stat", "state", "s", "pcpu",
-    "%cpu", "pmem", "%mem", "rss", "vsz", "etime", "etimes", "time", "comm", "args", "cmd",
-    "command", "nlwp", "pri", "ni", "psr", "wchan", "lstart", "start", "tty", "tt", "cls",
-    "rtprio", "cgroup", "unit", "min_flt", "maj_flt", "sz", "lwp",
-];
+const PS_FIELDS: &str = "pid ppid pgid sid user uid group gid stat state s pcpu %cpu pmem %mem rss \
+    vsz etime etimes time comm args cmd command nlwp pri ni psr wchan lstart start tty tt cls \
+    rtprio cgroup unit min_flt maj_flt sz lwp";
 
-const PS_SORT: &[&str] = &[
-    "pid", "ppid", "user", "pcpu", "%cpu", "pmem", "%mem", "rss", "vsz", "etime", "etimes", "time",
-    "comm", "nlwp", "-pid", "-ppid", "-user", "-pcpu", "-%cpu", "-pmem", "-%mem", "-rss", "-vsz",
-    "-etime", "-etimes", "-time", "-comm", "-nlwp", "+pid", "+pcpu", "+%cpu", "+pmem", "+%mem",
-    "+rss", "+vsz", "+time",
-];
+const PS_SORT: &str = "pid ppid user pcpu %cpu pmem %mem rss vsz etime etimes time comm nlwp -pid \
+    -ppid -user -pcpu -%cpu -pmem -%mem -rss -vsz -etime -etimes -time -comm -nlwp +pid +pcpu \
+    +%cpu +pmem +%mem +rss +vsz +time";
+
+const DMESG_LEVELS: &str = "emerg alert crit err warn notice info debug";
+
+const JOURNAL_OUTPUTS: &str = "short short-iso short-precise short-full verbose json cat";
 
 pub(super) const PROGRAMS: &[Program] = &[
     Program {
         name: "uptime",
         clusters: true,
-        options: &[Flag("-p"), Flag("--pretty"), Flag("-s"), Flag("--since")],
+        flags: "-p --pretty -s --since",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "uname",
         clusters: true,
-        options: &[
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-s"),
-            Flag("-n"),
-            Flag("-r"),
-            Flag("-v"),
-            Flag("-m"),
-            Flag("-p"),
-            Flag("-i"),
-            Flag("-o"),
-            Flag("--kernel-name"),
-            Flag("--nodename"),
-            Flag("--kernel-release"),
-            Flag("--kernel-version"),
-            Flag("--machine"),
-            Flag("--operating-system"),
-        ],
+        flags: "-a --all -s --kernel-name -n --nodename -r --kernel-release -v --kernel-version \
+            -m --machine -p -i -o --operating-system",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "df",
         clusters: true,
-        options: &[
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-h"),
-            Flag("--human-readable"),
-            Flag("-H"),
-            Flag("--si"),
-            Flag("-i"),
-            Flag("--inodes"),
-            Flag("-k"),
-            Flag("-l"),
-            Flag("--local"),
-            Flag("-P"),
-            Flag("--portability"),
-            Flag("-T"),
-            Flag("--print-type"),
-            Flag("--total"),
-            Flag("--no-sync"),
-            Value("-t", Kind::Word),
-            Value("--type", Kind::Word),
-            Value("-x", Kind::Word),
-            Value("--exclude-type", Kind::Word),
-        ],
-        shapes: &[Shape {
-            words: &[],
-            rest: Some((Kind::Path, 8)),
-        }],
+        // Not --sync (writes what is cached).
+        flags: "-a --all -h --human-readable -H --si -i --inodes -k -l --local -P --portability \
+            -T --print-type --total --no-sync",
+        values: &[("-t --type -x --exclude-type", Kind::Word)],
+        shapes: &[("", Kind::Path, 8)],
     },
     Program {
         name: "free",
         clusters: true,
-        options: &[
-            Flag("-b"),
-            Flag("-k"),
-            Flag("-m"),
-            Flag("-g"),
-            Flag("-h"),
-            Flag("-w"),
-            Flag("-t"),
-            Flag("-l"),
-            Flag("--bytes"),
-            Flag("--kibi"),
-            Flag("--mebi"),
-            Flag("--gibi"),
-            Flag("--human"),
-            Flag("--wide"),
-            Flag("--total"),
-            Flag("--lohi"),
-            Flag("--si"),
-        ],
+        // Not -s and -c (repeat).
+        flags: "-b --bytes -k --kibi -m --mebi -g --gibi -h --human -w --wide -t --total -l --lohi \
+            --si",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "nproc",
         clusters: false,
-        options: &[Flag("--all")],
+        flags: "--all",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "lscpu",
         clusters: false,
-        options: &[
-            Flag("-J"),
-            Flag("--json"),
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-b"),
-            Flag("-c"),
-        ],
+        // Not -s (another root).
+        flags: "-J --json -a --all -b -c",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "lsblk",
         clusters: true,
-        options: &[
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-b"),
-            Flag("--bytes"),
-            Flag("-f"),
-            Flag("--fs"),
-            Flag("-J"),
-            Flag("--json"),
-            Flag("-l"),
-            Flag("--list"),
-            Flag("-m"),
-            Flag("-n"),
-            Flag("-p"),
-            Flag("-t"),
-            Flag("-S"),
-            Flag("-d"),
-            Flag("-i"),
-        ],
+        flags: "-a --all -b --bytes -f --fs -J --json -l --list -m -n -p -t -S -d -i",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "lsmod",
         clusters: false,
-        options: &[],
+        flags: "",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "findmnt",
         clusters: true,
-        options: &[
-            Flag("-l"),
-            Flag("--list"),
-            Flag("-J"),
-            Flag("--json"),
-            Flag("-D"),
-            Flag("--df"),
-            Flag("-k"),
-            Flag("--kernel"),
-            Flag("-n"),
-            Flag("-a"),
-            Flag("--real"),
-            Flag("--pseudo"),
-        ],
+        // Not --poll (never ends), -F and -N (other tables).
+        flags: "-l --list -J --json -D --df -k --kernel -n -a --real --pseudo",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "hostname",
         clusters: false,
-        options: &[
-            Flag("-s"),
-            Flag("--short"),
-            Flag("-I"),
-            Flag("--all-ip-addresses"),
-        ],
+        flags: "-s --short -I --all-ip-addresses",
+        values: &[],
         // An operand would set the name.
         shapes: BARE,
     },
     Program {
         name: "date",
         clusters: false,
-        options: &[
-            Flag("-u"),
-            Flag("--utc"),
-            Flag("-R"),
-            Flag("--rfc-email"),
-            Flag("-Iseconds"),
-            Flag("-Ins"),
-        ],
+        flags: "-u --utc -R --rfc-email -Iseconds -Ins",
+        values: &[],
         // An operand could set the clock.
         shapes: BARE,
     },
     Program {
         name: "who",
         clusters: true,
-        options: &[
-            Flag("-a"),
-            Flag("-b"),
-            Flag("-H"),
-            Flag("-q"),
-            Flag("-r"),
-            Flag("-u"),
-        ],
+        flags: "-a -b -H -q -r -u",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "id",
         clusters: false,
-        options: &[],
+        flags: "",
+        values: &[],
         shapes: BARE,
     },
     Program {
         name: "vmstat",
         clusters: true,
-        options: &[
-            Flag("-a"),
-            Flag("-w"),
-            Flag("-s"),
-            Flag("-d"),
-            Flag("-D"),
-            Flag("-t"),
-            Flag("-n"),
-        ],
-        // Two numbers are interval and count; one alone would never end.
+        flags: "-a -w -s -d -D -t -n",
+        values: &[],
+        // Interval and count: an interval alone would never end.
         shapes: &[
-            Shape {
-                words: &[],
-                rest: None,
-            },
-            Shape {
-                words: &["1", "2"],
-                rest: None,
-            },
-            Shape {
-                words: &["1", "5"],
-                rest: None,
-            },
-            Shape {
-                words: &["1", "10"],
-                rest: None,
-            },
+            ("", Kind::Word, 0),
+            ("1 2", Kind::Word, 0),
+            ("1 5", Kind::Word, 0),
+            ("1 10", Kind::Word, 0),
         ],
     },
     Program {
         name: "dmesg",
         clusters: true,
-        options: &[
-            Flag("-T"),
-            Flag("--ctime"),
-            Flag("-k"),
-            Flag("--kernel"),
-            Flag("-x"),
-            Flag("--decode"),
-            Flag("-r"),
-            Flag("--raw"),
-            Value(
-                "-l",
-                Kind::Fields(&[
-                    "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug",
-                ]),
-            ),
-            Value(
-                "--level",
-                Kind::Fields(&[
-                    "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug",
-                ]),
-            ),
-        ],
+        // Not -C, -c, -D, -E, -n (change the console or the buffer), -w.
+        flags: "-T --ctime -k --kernel -x --decode -r --raw",
+        values: &[("-l --level", Kind::Fields(DMESG_LEVELS))],
         shapes: BARE,
     },
     Program {
         name: "ip",
         clusters: false,
-        options: &[
-            Flag("-4"),
-            Flag("-6"),
-            Flag("-s"),
-            Flag("-stats"),
-            Flag("-d"),
-            Flag("-details"),
-            Flag("-br"),
-            Flag("-brief"),
-            Flag("-j"),
-            Flag("-json"),
-            Flag("-p"),
-            Flag("-pretty"),
-            Flag("-o"),
-            Flag("-oneline"),
-            Flag("-h"),
-            Flag("-human"),
-        ],
+        // Not -b (a file of changes), -n and -a (namespaces).
+        flags: "-4 -6 -s -stats -d -details -br -brief -j -json -p -pretty -o -oneline -h -human",
+        values: &[],
         // ip takes any prefix of a verb, and 's' is 'set': verbs are whole.
         shapes: &[
-            Shape {
-                words: &["addr"],
-                rest: None,
-            },
-            Shape {
-                words: &["address"],
-                rest: None,
-            },
-            Shape {
-                words: &["a"],
-                rest: None,
-            },
-            Shape {
-                words: &["link"],
-                rest: None,
-            },
-            Shape {
-                words: &["route"],
-                rest: None,
-            },
-            Shape {
-                words: &["r"],
-                rest: None,
-            },
-            Shape {
-                words: &["rule"],
-                rest: None,
-            },
-            Shape {
-                words: &["neigh"],
-                rest: None,
-            },
-            Shape {
-                words: &["maddr"],
-                rest: None,
-            },
-            Shape {
-                words: &["addr", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["address", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["link", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["route", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["rule", "show"],
-                rest: None,
-            },
-            Shape {
-                words: &["neigh", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["maddr", "show"],
-                rest: IP_WORDS,
-            },
-            Shape {
-                words: &["route", "get"],
-                rest: Some((Kind::Address, 1)),
-            },
+            ("addr", Kind::Word, 0),
+            ("address", Kind::Word, 0),
+            ("a", Kind::Word, 0),
+            ("link", Kind::Word, 0),
+            ("route", Kind::Word, 0),
+            ("r", Kind::Word, 0),
+            ("rule", Kind::Word, 0),
+            ("neigh", Kind::Word, 0),
+            ("maddr", Kind::Word, 0),
+            ("addr show", Kind::Word, 4),
+            ("address show", Kind::Word, 4),
+            ("link show", Kind::Word, 4),
+            ("route show", Kind::Word, 4),
+            ("rule show", Kind::Word, 0),
+            ("neigh show", Kind::Word, 4),
+            ("maddr show", Kind::Word, 4),
+            ("route get", Kind::Address, 1),
         ],
     },
     Program {
@@ -471,104 +265,33 @@ pub(super) const PROGRAMS: &[Program] = &[
         clusters: true,
         // Not -K (closes sockets), -D and -F (files), -N (namespaces), -E
         // (never ends), -r (asks the name server).
-        options: &[
-            Flag("-t"),
-            Flag("--tcp"),
-            Flag("-u"),
-            Flag("--udp"),
-            Flag("-x"),
-            Flag("--unix"),
-            Flag("-w"),
-            Flag("--raw"),
-            Flag("-l"),
-            Flag("--listening"),
-            Flag("-n"),
-            Flag("--numeric"),
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-p"),
-            Flag("--processes"),
-            Flag("-s"),
-            Flag("--summary"),
-            Flag("-4"),
-            Flag("--ipv4"),
-            Flag("-6"),
-            Flag("--ipv6"),
-            Flag("-e"),
-            Flag("--extended"),
-            Flag("-o"),
-            Flag("--options"),
-            Flag("-m"),
-            Flag("--memory"),
-            Flag("-i"),
-            Flag("--info"),
-            Flag("-H"),
-            Flag("--no-header"),
-            Flag("-O"),
-            Flag("--oneline"),
-        ],
-        shapes: &[Shape {
-            words: &[],
-            rest: Some((Kind::Filter, 8)),
-        }],
+        flags: "-t --tcp -u --udp -x --unix -w --raw -l --listening -n --numeric -a --all \
+            -p --processes -s --summary -4 --ipv4 -6 --ipv6 -e --extended -o --options \
+            -m --memory -i --info -H --no-header -O --oneline",
+        values: &[],
+        shapes: &[("", Kind::Filter, 8)],
     },
     Program {
         name: "ps",
         clusters: true,
-        options: &[
-            Flag("-e"),
-            Flag("-A"),
-            Flag("-f"),
-            Flag("-F"),
-            Flag("-l"),
-            Flag("-H"),
-            Flag("-L"),
-            Flag("-w"),
-            Flag("--forest"),
-            Flag("--no-headers"),
-            Value("-o", Kind::Fields(PS_FIELDS)),
-            Value("--format", Kind::Fields(PS_FIELDS)),
-            Value("--sort", Kind::Fields(PS_SORT)),
-            Value("-C", Kind::Word),
-            Value("-p", Kind::Number),
-            Value("--pid", Kind::Number),
-            Value("--ppid", Kind::Number),
+        flags: "-e -A -f -F -l -H -L -w --forest --no-headers",
+        values: &[
+            ("-o --format", Kind::Fields(PS_FIELDS)),
+            ("--sort", Kind::Fields(PS_SORT)),
+            ("-C", Kind::Word),
+            ("-p --pid --ppid", Kind::Number),
         ],
         // BSD letters as whole words: an 'e' among them would print the
         // environment of every process.
         shapes: &[
-            Shape {
-                words: &[],
-                rest: None,
-            },
-            Shape {
-                words: &["aux"],
-                rest: None,
-            },
-            Shape {
-                words: &["auxw"],
-                rest: None,
-            },
-            Shape {
-                words: &["auxww"],
-                rest: None,
-            },
-            Shape {
-                words: &["auxf"],
-                rest: None,
-            },
-            Shape {
-                words: &["auxwwf"],
-                rest: None,
-            },
-            Shape {
-                words: &["ax"],
-                rest: None,
-            },
-            Shape {
-                words: &["axf"],
-                rest: None,
-            },
+            ("", Kind::Word, 0),
+            ("aux", Kind::Word, 0),
+            ("auxw", Kind::Word, 0),
+            ("auxww", Kind::Word, 0),
+            ("auxf", Kind::Word, 0),
+            ("auxwwf", Kind::Word, 0),
+            ("ax", Kind::Word, 0),
+            ("axf", Kind::Word, 0),
         ],
     },
     Program {
@@ -576,70 +299,24 @@ pub(super) const PROGRAMS: &[Program] = &[
         clusters: true,
         // Not -H and -M (other machines), --root and --image, and neither cat
         // nor show (both print the unit's environment).
-        options: &[
-            Flag("--no-pager"),
-            Flag("--no-legend"),
-            Flag("--failed"),
-            Flag("--all"),
-            Flag("-a"),
-            Flag("-l"),
-            Flag("--full"),
-            Flag("--plain"),
-            Value("-n", Kind::Number),
-            Value("--lines", Kind::Number),
-            Value("-t", Kind::Word),
-            Value("--type", Kind::Word),
-            Value("--state", Kind::Word),
+        flags: "--no-pager --no-legend --failed --all -a -l --full --plain",
+        values: &[
+            ("-n --lines", Kind::Number),
+            ("-t --type --state", Kind::Word),
         ],
         shapes: &[
-            Shape {
-                words: &[],
-                rest: None,
-            },
-            Shape {
-                words: &["status"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["is-active"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["is-enabled"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["is-failed"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["is-system-running"],
-                rest: None,
-            },
-            Shape {
-                words: &["list-units"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["list-unit-files"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["list-timers"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["list-sockets"],
-                rest: Some((Kind::Word, 8)),
-            },
-            Shape {
-                words: &["list-jobs"],
-                rest: None,
-            },
-            Shape {
-                words: &["list-dependencies"],
-                rest: Some((Kind::Word, 1)),
-            },
+            ("", Kind::Word, 0),
+            ("status", Kind::Word, 8),
+            ("is-active", Kind::Word, 8),
+            ("is-enabled", Kind::Word, 8),
+            ("is-failed", Kind::Word, 8),
+            ("is-system-running", Kind::Word, 0),
+            ("list-units", Kind::Word, 8),
+            ("list-unit-files", Kind::Word, 8),
+            ("list-timers", Kind::Word, 8),
+            ("list-sockets", Kind::Word, 8),
+            ("list-jobs", Kind::Word, 0),
+            ("list-dependencies", Kind::Word, 1),
         ],
     },
     Program {
@@ -649,133 +326,56 @@ pub(super) const PROGRAMS: &[Program] = &[
         // (writes), --vacuum-*, --rotate, --flush, --sync, --setup-keys,
         // --update-catalog (change the journal), -f (never ends: 'logs
         // --follow' has a deadline).
-        options: &[
-            Flag("--no-pager"),
-            Flag("-q"),
-            Flag("--quiet"),
-            Flag("-r"),
-            Flag("--reverse"),
-            Flag("-k"),
-            Flag("--dmesg"),
-            Flag("-b"),
-            Flag("--boot"),
-            Flag("--list-boots"),
-            Flag("--disk-usage"),
-            Flag("--utc"),
-            Flag("--no-hostname"),
-            Flag("-a"),
-            Flag("--all"),
-            Flag("-e"),
-            Value("-u", Kind::Word),
-            Value("--unit", Kind::Word),
-            Value("-n", Kind::Number),
-            Value("--lines", Kind::Number),
-            Value("-t", Kind::Word),
-            Value("--identifier", Kind::Word),
-            Value("-p", Kind::Word),
-            Value("--priority", Kind::Word),
-            Value("-S", Kind::Time),
-            Value("--since", Kind::Time),
-            Value("-U", Kind::Time),
-            Value("--until", Kind::Time),
-            Value(
-                "-o",
-                Kind::OneOf(&[
-                    "short",
-                    "short-iso",
-                    "short-precise",
-                    "short-full",
-                    "verbose",
-                    "json",
-                    "cat",
-                ]),
-            ),
-            Value(
-                "--output",
-                Kind::OneOf(&[
-                    "short",
-                    "short-iso",
-                    "short-precise",
-                    "short-full",
-                    "verbose",
-                    "json",
-                    "cat",
-                ]),
-            ),
+        flags: "--no-pager -q --quiet -r --reverse -k --dmesg -b --boot --list-boots --disk-usage \
+            --utc --no-hostname -a --all -e",
+        values: &[
+            ("-u --unit -t --identifier -p --priority", Kind::Word),
+            ("-n --lines", Kind::Number),
+            ("-S --since -U --until", Kind::Time),
+            ("-o --output", Kind::OneOf(JOURNAL_OUTPUTS)),
         ],
         shapes: BARE,
     },
     Program {
         name: "timedatectl",
         clusters: false,
-        options: &[Flag("--no-pager")],
+        flags: "--no-pager",
+        values: &[],
         shapes: &[
-            Shape {
-                words: &[],
-                rest: None,
-            },
-            Shape {
-                words: &["status"],
-                rest: None,
-            },
-            Shape {
-                words: &["timesync-status"],
-                rest: None,
-            },
+            ("", Kind::Word, 0),
+            ("status", Kind::Word, 0),
+            ("timesync-status", Kind::Word, 0),
         ],
     },
     Program {
         name: "hostnamectl",
         clusters: false,
-        options: &[Flag("--no-pager")],
-        shapes: &[
-            Shape {
-                words: &[],
-                rest: None,
-            },
-            Shape {
-                words: &["status"],
-                rest: None,
-            },
-        ],
+        flags: "--no-pager",
+        values: &[],
+        shapes: &[("", Kind::Word, 0), ("status", Kind::Word, 0)],
     },
     Program {
         name: "loginctl",
         clusters: false,
-        options: &[Flag("--no-pager"), Flag("--no-legend")],
+        flags: "--no-pager --no-legend",
+        values: &[],
         shapes: &[
-            Shape {
-                words: &["list-sessions"],
-                rest: None,
-            },
-            Shape {
-                words: &["list-users"],
-                rest: None,
-            },
+            ("list-sessions", Kind::Word, 0),
+            ("list-users", Kind::Word, 0),
         ],
     },
     Program {
         name: "networkctl",
         clusters: false,
-        options: &[Flag("--no-pager"), Flag("--no-legend")],
-        shapes: &[
-            Shape {
-                words: &["list"],
-                rest: None,
-            },
-            Shape {
-                words: &["status"],
-                rest: Some((Kind::Word, 1)),
-            },
-        ],
+        flags: "--no-pager --no-legend",
+        values: &[],
+        shapes: &[("list", Kind::Word, 0), ("status", Kind::Word, 1)],
     },
     Program {
         name: "resolvectl",
         clusters: false,
-        options: &[Flag("--no-pager")],
-        shapes: &[Shape {
-            words: &["status"],
-            rest: Some((Kind::Word, 1)),
-        }],
+        flags: "--no-pager",
+        values: &[],
+        shapes: &[("status", Kind::Word, 1)],
     },
 ];

@@ -69,12 +69,26 @@ impl ReadFileError {
     }
 }
 
+/// A file that an operator names, below one of the roots.
 pub(super) async fn read(context: &mut Context, path: &str, query: Query) -> Ending {
-    let limit = context.bounds.output_bytes_max;
     let source = Source {
-        roots: context.settings.log_roots.clone(),
+        reach: Reach::Roots(context.settings.log_roots.clone()),
         path: PathBuf::from(path),
     };
+    copy(context, source, query).await
+}
+
+/// A file that the node's own configuration names.
+pub(super) async fn read_own(context: &mut Context, path: PathBuf, query: Query) -> Ending {
+    let source = Source {
+        reach: Reach::Configured,
+        path,
+    };
+    copy(context, source, query).await
+}
+
+async fn copy(context: &mut Context, source: Source, query: Query) -> Ending {
+    let limit = context.bounds.output_bytes_max;
     let end = End {
         deadline: Instant::now() + context.bounds.timeout,
         stop: context.stop.clone(),
@@ -153,8 +167,17 @@ impl End {
 /// A file as it is asked for.
 #[derive(Debug, Clone)]
 struct Source {
-    roots: Vec<LogRoot>,
+    reach: Reach,
     path: PathBuf,
+}
+
+/// Who vouches for a path.
+#[derive(Debug, Clone)]
+enum Reach {
+    /// Nobody: it must lie below one of these.
+    Roots(Vec<LogRoot>),
+    /// The node's own configuration.
+    Configured,
 }
 
 /// The last lines.
@@ -188,6 +211,13 @@ impl Source {
             .unwrap_or_else(|_| Err(ReadFileError::Thread(self.path.clone())))
     }
 
+    fn open(&self) -> Result<File, ConfineError> {
+        match &self.reach {
+            Reach::Roots(roots) => confine::open(roots, &self.path),
+            Reach::Configured => confine::open_named(&self.path),
+        }
+    }
+
     fn fail(&self, source: io::Error) -> ReadFileError {
         ReadFileError::Read {
             path: self.path.clone(),
@@ -201,7 +231,7 @@ impl Source {
         not_before: Option<UnixMillis>,
         limit: u64,
     ) -> Result<(Tail, Place), ReadFileError> {
-        let file = confine::open(&self.roots, &self.path)?;
+        let file = self.open()?;
         let read = || -> io::Result<(Tail, u64)> {
             let end = file.metadata()?.len();
             let start = last_lines(&file, end, lines)?;
@@ -245,7 +275,7 @@ impl Source {
             at = 0;
         }
         if old.len() == at {
-            match confine::open(&self.roots, &self.path) {
+            match self.open() {
                 Ok(newer) => {
                     let new = newer.metadata().map_err(|source| self.fail(source))?;
                     if (new.dev(), new.ino()) != (old.dev(), old.ino()) {

@@ -10,6 +10,7 @@ mod container;
 mod file;
 mod journal;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::ErrorCode;
@@ -29,10 +30,22 @@ pub(crate) struct Query {
     pub(crate) follow: bool,
 }
 
+/// The agent's own unit, with and without its suffix.
+const OWN_UNIT: [&str; 2] = ["flotilla-agent", "flotilla-agent.service"];
+
+/// The file that stands in for the agent's own journal, when its lines go there.
+fn own_log(context: &Context, unit: &str) -> Option<PathBuf> {
+    let log = context.settings.own_log.as_ref()?;
+    OWN_UNIT.contains(&unit).then(|| log.clone())
+}
+
 /// Reads a log.
 pub(crate) async fn execute(context: &mut Context, source: &LogSource, query: Query) -> Ending {
     let mut ending = match source {
-        LogSource::Unit(unit) => journal::read(context, unit, query).await,
+        LogSource::Unit(unit) => match own_log(context, unit) {
+            Some(log) => file::read_own(context, log, query).await,
+            None => journal::read(context, unit, query).await,
+        },
         LogSource::File(path) => file::read(context, path, query).await,
         LogSource::Container(name) => container::read(context, name, query).await,
     };

@@ -18,7 +18,7 @@ fn log(text: &str) -> Log {
     Log {
         _dir: dir,
         source: Source {
-            roots: vec![root.display().to_string().parse().unwrap()],
+            reach: Reach::Roots(vec![root.display().to_string().parse().unwrap()]),
             path,
         },
     }
