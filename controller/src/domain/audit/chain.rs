@@ -30,6 +30,7 @@ pub fn link(previous: &Digest, record: &[u8]) -> Digest {
 
 /// A signed statement that the chain stood at `hash` after record `seq`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     /// The last record that it covers; 0 for an empty journal.
     pub seq: u64,
@@ -78,6 +79,74 @@ fn payload(fleet: FleetId, seq: u64, hash: &Digest, at: UnixMillis) -> Vec<u8> {
         &at.0.to_be_bytes(),
     ]
     .concat()
+}
+
+/// The last line of an export: a signed statement of what the export holds.
+///
+/// It is not a checkpoint, so that an export cannot be cut at an earlier
+/// checkpoint and still end well, and it covers the beginning too, so that
+/// nothing can be cut off there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seal {
+    /// The first record of the export.
+    pub from: u64,
+    /// The last record of the export; `from` less one when it is empty.
+    pub seq: u64,
+    /// The link after the last record.
+    pub hash: Digest,
+    /// When it was signed, in controller time.
+    pub at: UnixMillis,
+    /// Which key signed.
+    pub key: KeyId,
+    /// The Ed25519 signature, in hexadecimal.
+    pub signature: String,
+}
+
+impl Seal {
+    /// Signs what an export of the records from `from` to `seq` holds; `previous`
+    /// is the link before the first.
+    #[must_use]
+    pub fn sign(
+        key: &SigningKey,
+        fleet: FleetId,
+        (from, previous): (u64, Digest),
+        (seq, hash): (u64, Digest),
+        at: UnixMillis,
+    ) -> Self {
+        let mut seal = Self {
+            from,
+            seq,
+            hash,
+            at,
+            key: key.public().id(),
+            signature: String::new(),
+        };
+        seal.signature = data_encoding::HEXLOWER.encode(&key.sign(&seal.payload(fleet, &previous)));
+        seal
+    }
+
+    /// Whether `key` signed it for this fleet and this link before the first
+    /// record.
+    #[must_use]
+    pub fn is_signed_by(&self, key: &PublicKey, fleet: FleetId, previous: &Digest) -> bool {
+        data_encoding::HEXLOWER
+            .decode(self.signature.as_bytes())
+            .is_ok_and(|signature| key.verifies(&self.payload(fleet, previous), &signature))
+    }
+
+    fn payload(&self, fleet: FleetId, previous: &Digest) -> Vec<u8> {
+        [
+            b"flotilla export 1\0".as_slice(),
+            fleet.as_bytes(),
+            &self.from.to_be_bytes(),
+            &previous.0,
+            &self.seq.to_be_bytes(),
+            &self.hash.0,
+            &self.at.0.to_be_bytes(),
+        ]
+        .concat()
+    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,15 @@ impl DenialGate {
         }
     }
 
+    /// Takes note of a refusal that cannot be recorded one by one after all.
+    pub fn count(&mut self, caller: &Caller, now: UnixMillis) {
+        self.from.get_or_insert(now);
+        match self.callers.get_mut(caller) {
+            Some(window) => window.counted += 1,
+            None => self.others += 1,
+        }
+    }
+
     /// When the running window ends; none when nothing was refused in it.
     #[must_use]
     pub fn due_at(&self) -> Option<UnixMillis> {
