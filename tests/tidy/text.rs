@@ -147,7 +147,7 @@ fn functions_fit_a_screen_or_nearly() {
 }
 
 /// Files past this have two subjects. Counted without their tests.
-const FILE_LINES_MAX: usize = 700;
+const FILE_LINES_MAX: usize = 800;
 
 #[test]
 fn files_have_one_subject() {
