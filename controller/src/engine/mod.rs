@@ -13,12 +13,12 @@
 //! **How it fails:** when the queue is full, [`SubmitError::Busy`]; when the
 //! journal cannot be written, [`SubmitError::Unavailable`], until it can.
 //!
-//! [`core::Core`] is the synchronous heart, which the simulation drives by
+//! [`writer::Writer`] is the synchronous heart, which the simulation drives by
 //! itself; [`task::EngineTask`] runs it; [`Engine`] is the handle.
 
-pub mod core;
 pub mod state;
 pub mod task;
+pub mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +38,7 @@ use crate::domain::rejection::Rejection;
 use crate::journal::JournalReader;
 use crate::journal::error::JournalError;
 
-use self::core::{Ask, KeyUseLog, Submission};
+use self::writer::{Ask, KeyUseLog, Submission};
 
 /// Requests that wait for the writer. A batch takes a few milliseconds, so a full
 /// queue is some tens of milliseconds of work; beyond it callers are refused

@@ -1,6 +1,6 @@
 //! The task that runs the engine.
 //!
-//! Gathers what waits, hands it to the core on a blocking thread, publishes and
+//! Gathers what waits, hands it to the writer on a blocking thread, publishes and
 //! answers. Snapshots are encoded beside it and written with a later commit, so
 //! that they never stall the writer.
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::fleet::Fleet;
 use crate::domain::moment::Moment;
-use crate::engine::core::Core;
+use crate::engine::writer::Writer;
 use crate::engine::{Applied, Engine, QUEUE_MAX, SubmitError, Waiting, lock};
 use crate::journal::error::JournalError;
 use crate::journal::{Journal, Snapshot};
@@ -47,7 +47,7 @@ pub type Moments = Box<dyn FnMut() -> Moment + Send>;
 /// The engine's task. Does nothing until it is run.
 pub struct EngineTask {
     /// None only while a batch is with its thread.
-    core: Option<Core>,
+    writer: Option<Writer>,
     intake: mpsc::Receiver<Waiting>,
     published: watch::Sender<Arc<Fleet>>,
     moments: Moments,
@@ -76,20 +76,20 @@ pub fn open(
     moments: Moments,
     options: Options,
 ) -> Result<(Engine, EngineTask), JournalError> {
-    let core = Core::open(journal)?;
+    let writer = Writer::open(journal)?;
     let (sender, intake) = mpsc::channel(QUEUE_MAX);
-    let (published, fleet) = watch::channel(Arc::clone(core.fleet()));
+    let (published, fleet) = watch::channel(Arc::clone(writer.fleet()));
     let engine = Engine {
         intake: sender,
         fleet,
-        journal: core.reader().clone(),
-        denials: Arc::clone(&core.denials),
-        key_uses: Arc::clone(&core.key_uses),
-        gauges: Arc::clone(&core.gauges),
+        journal: writer.reader().clone(),
+        denials: Arc::clone(&writer.denials),
+        key_uses: Arc::clone(&writer.key_uses),
+        gauges: Arc::clone(&writer.gauges),
     };
     let task = EngineTask {
-        snapshot_seq: core.head().seq,
-        core: Some(core),
+        snapshot_seq: writer.head().seq,
+        writer: Some(writer),
         intake,
         published,
         moments,
@@ -161,7 +161,7 @@ impl EngineTask {
             .map(|waiting| (waiting.submission, waiting.reply))
             .unzip();
         let answers = self
-            .on_core(move |core| core.commit(&submissions, &at))
+            .on_writer(move |writer| writer.commit(&submissions, &at))
             .await?;
         self.publish();
         for (reply, answer) in replies.into_iter().zip(answers) {
@@ -173,17 +173,17 @@ impl EngineTask {
 
     async fn look_after(&mut self) -> Result<(), EngineError> {
         let at = (self.moments)();
-        let (due, in_trouble) = match &self.core {
-            Some(core) => (
-                lock(&core.denials)
+        let (due, in_trouble) = match &self.writer {
+            Some(writer) => (
+                lock(&writer.denials)
                     .due_at()
                     .is_some_and(|due| at.now >= due),
-                lock(&core.gauges.trouble).is_some(),
+                lock(&writer.gauges.trouble).is_some(),
             ),
             None => (false, false),
         };
         if in_trouble {
-            self.on_core(Core::probe).await?;
+            self.on_writer(Writer::probe).await?;
             self.publish();
         }
         if due {
@@ -199,8 +199,8 @@ impl EngineTask {
         self.encoding = None;
         match encoded.map_err(EngineError::Panicked)? {
             Ok(snapshot) => {
-                if let Some(core) = self.core.as_mut() {
-                    core.offer(snapshot);
+                if let Some(writer) = self.writer.as_mut() {
+                    writer.offer(snapshot);
                 }
                 self.commit(Vec::new()).await
             }
@@ -212,55 +212,55 @@ impl EngineTask {
     }
 
     fn begin_snapshot(&mut self) {
-        let Some(core) = self.core.as_ref() else {
+        let Some(writer) = self.writer.as_ref() else {
             return;
         };
-        let head = core.head();
+        let head = writer.head();
         let is_due = head.seq
             >= self
                 .snapshot_seq
                 .saturating_add(self.options.snapshot_every);
         if is_due && self.encoding.is_none() {
             self.snapshot_seq = head.seq;
-            let state = core.state().clone();
+            let state = writer.state().clone();
             self.encoding = Some(spawn_blocking(move || state.snapshot(head)));
         }
     }
 
     async fn finish(mut self) -> Result<(), EngineError> {
         let at = (self.moments)();
-        self.on_core(move |core| core.finish(&at))
+        self.on_writer(move |writer| writer.finish(&at))
             .await?
             .map_err(EngineError::Unfinished)
     }
 
     /// Runs `work` on a blocking thread: it waits for the disk.
-    async fn on_core<R: Send + 'static>(
+    async fn on_writer<R: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Core) -> R + Send + 'static,
+        work: impl FnOnce(&mut Writer) -> R + Send + 'static,
     ) -> Result<R, EngineError> {
-        // A core that did not come back panicked, and the task ended with it.
-        let Some(mut core) = self.core.take() else {
+        // A writer that did not come back panicked, and the task ended with it.
+        let Some(mut writer) = self.writer.take() else {
             return std::future::pending().await;
         };
-        let (core, done) = spawn_blocking(move || {
-            let done = work(&mut core);
-            (core, done)
+        let (writer, done) = spawn_blocking(move || {
+            let done = work(&mut writer);
+            (writer, done)
         })
         .await
         .map_err(EngineError::Panicked)?;
-        self.core = Some(core);
+        self.writer = Some(writer);
         Ok(done)
     }
 
     fn publish(&self) {
-        let Some(core) = self.core.as_ref() else {
+        let Some(writer) = self.writer.as_ref() else {
             return;
         };
         self.published.send_if_modified(|fleet| {
-            let is_newer = core.fleet().seq() != fleet.seq();
+            let is_newer = writer.fleet().seq() != fleet.seq();
             if is_newer {
-                *fleet = Arc::clone(core.fleet());
+                *fleet = Arc::clone(writer.fleet());
             }
             is_newer
         });

@@ -1,4 +1,4 @@
-//! Who asks.
+//! Who makes a request, as far as that has been proven.
 
 use protocol::id::{ApiKeyId, NodeId, PrincipalId};
 use serde::{Deserialize, Serialize};

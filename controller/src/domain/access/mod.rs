@@ -33,7 +33,9 @@ use key::{ApiKey, SecretDigest};
 use principal::Principal;
 use role::{Role, RoleName, Roles};
 
-use crate::domain::access::event::{KeyRotated, RoleCreated, RoleUpdated};
+use crate::domain::access::event::{
+    GrantCreated, KeyCreated, KeyRotated, PrincipalCreated, RoleCreated, RoleUpdated,
+};
 use crate::domain::audit::record::Record;
 use crate::domain::event::Event;
 use crate::domain::rejection::Rejection;
@@ -157,17 +159,7 @@ impl Access {
     pub(crate) fn apply(&mut self, record: &Record) {
         let at = record.at;
         match &record.event {
-            Event::PrincipalCreated(event) => {
-                let principal = Principal {
-                    id: event.principal,
-                    name: event.name.clone(),
-                    kind: event.kind,
-                    created_at: at,
-                    disabled_at: None,
-                };
-                self.names.insert(event.name.clone(), event.principal);
-                self.principals.insert(event.principal, Arc::new(principal));
-            }
+            Event::PrincipalCreated(event) => self.add_principal(event, at),
             Event::PrincipalDisabled(event) => {
                 self.change_principal(event.principal, |principal| {
                     principal.disabled_at = Some(at);
@@ -200,34 +192,11 @@ impl Access {
             Event::RoleDeleted(event) => {
                 self.custom.remove(&event.name);
             }
-            Event::GrantCreated(event) => {
-                let grant = Grant {
-                    id: event.grant,
-                    principal: event.principal,
-                    role: event.role.clone(),
-                    on: event.on.clone(),
-                    created_at: at,
-                };
-                self.grants.insert(event.grant, Arc::new(grant));
-            }
+            Event::GrantCreated(event) => self.add_grant(event, at),
             Event::GrantRevoked(event) => {
                 self.grants.remove(&event.grant);
             }
-            Event::KeyCreated(event) => {
-                let key = ApiKey {
-                    id: event.key,
-                    principal: event.principal,
-                    secret: event.secret,
-                    scope: event.scope.clone(),
-                    note: event.note.clone(),
-                    created_at: at,
-                    expires_at: event.expires_at,
-                    revoked_at: None,
-                    rotated_to: None,
-                };
-                self.keys.insert(event.key, Arc::new(key));
-                self.forget_dead_keys(event.principal, at);
-            }
+            Event::KeyCreated(event) => self.add_key(event, at),
             Event::KeyRotated(event) => self.rotate(event, at),
             Event::KeyRevoked(event) => {
                 if let Some(key) = self.keys.get_mut(&event.key) {
@@ -255,6 +224,45 @@ impl Access {
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
         }
+    }
+
+    fn add_principal(&mut self, event: &PrincipalCreated, at: UnixMillis) {
+        let principal = Principal {
+            id: event.principal,
+            name: event.name.clone(),
+            kind: event.kind,
+            created_at: at,
+            disabled_at: None,
+        };
+        self.names.insert(event.name.clone(), event.principal);
+        self.principals.insert(event.principal, Arc::new(principal));
+    }
+
+    fn add_grant(&mut self, event: &GrantCreated, at: UnixMillis) {
+        let grant = Grant {
+            id: event.grant,
+            principal: event.principal,
+            role: event.role.clone(),
+            on: event.on.clone(),
+            created_at: at,
+        };
+        self.grants.insert(event.grant, Arc::new(grant));
+    }
+
+    fn add_key(&mut self, event: &KeyCreated, at: UnixMillis) {
+        let key = ApiKey {
+            id: event.key,
+            principal: event.principal,
+            secret: event.secret,
+            scope: event.scope.clone(),
+            note: event.note.clone(),
+            created_at: at,
+            expires_at: event.expires_at,
+            revoked_at: None,
+            rotated_to: None,
+        };
+        self.keys.insert(event.key, Arc::new(key));
+        self.forget_dead_keys(event.principal, at);
     }
 
     fn rotate(&mut self, event: &KeyRotated, at: UnixMillis) {

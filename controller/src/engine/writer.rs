@@ -52,7 +52,7 @@ pub enum Ask {
 
 /// The state, and the journal that it is made from.
 #[derive(Debug)]
-pub struct Core {
+pub struct Writer {
     journal: Journal,
     reader: JournalReader,
     state: State,
@@ -90,7 +90,7 @@ enum Outcome {
     Decided(Result<Applied, SubmitError>),
 }
 
-impl Core {
+impl Writer {
     /// Makes the state from the journal.
     ///
     /// # Errors
