@@ -25,6 +25,7 @@
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod doctor;
 pub mod domain;
 pub mod exit;
 pub mod node;

@@ -22,3 +22,5 @@ pub use report::{
     LinkState, LinkStatus, NodeStatus, ProblemStatus, ProcessStatus, StreamStatus, TrustStatus,
 };
 pub use server::{BindStatusError, Server};
+pub(crate) use table::{bytes, span};
+pub(crate) use usage::free_bytes;
