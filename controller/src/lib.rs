@@ -8,5 +8,6 @@ pub mod engine;
 pub mod exit;
 pub mod journal;
 pub mod pki;
+pub mod series;
 pub mod supervisor;
 pub mod telemetry;
