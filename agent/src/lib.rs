@@ -29,6 +29,7 @@ pub mod doctor;
 pub mod domain;
 pub mod exit;
 pub mod node;
+pub mod sampling;
 pub mod status;
 pub mod store;
 pub mod telemetry;

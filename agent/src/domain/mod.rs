@@ -8,4 +8,5 @@ pub mod backoff;
 pub mod ledger;
 pub mod outbox;
 pub mod session;
+pub mod spool;
 pub mod time;
