@@ -32,6 +32,7 @@ pub mod node;
 pub mod sampling;
 pub mod status;
 pub mod store;
+pub mod support;
 pub mod telemetry;
 
 /// An error with its causes, for logs and details.

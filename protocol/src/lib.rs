@@ -24,6 +24,7 @@ pub mod label;
 pub mod limits;
 pub mod message;
 pub mod replay;
+pub mod secret;
 pub mod selector;
 pub mod session;
 pub mod state;
