@@ -11,3 +11,4 @@ pub mod pki;
 pub mod series;
 pub mod supervisor;
 pub mod telemetry;
+pub mod uplink;

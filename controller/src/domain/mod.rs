@@ -17,3 +17,4 @@ pub mod fleet;
 pub mod moment;
 pub mod operation;
 pub mod rejection;
+pub mod session;

@@ -1,0 +1,194 @@
+//! Opening the store, on a file or on a medium of the simulation's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
+
+use super::{
+    COMMANDS, FORMAT, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT, QUARANTINE, RECEIPTS,
+    STATES, TARGETS,
+};
+
+/// Memory for pages. The hot rows of ten thousand nodes are a few megabytes.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Opens the same medium again and again.
+pub type OpenBackend = Box<dyn Fn() -> std::io::Result<Box<dyn StorageBackend>> + Send + Sync>;
+
+/// Where the store lies.
+pub enum Medium {
+    /// In a file.
+    File(PathBuf),
+    /// On something that can be opened.
+    Backend(OpenBackend),
+}
+
+impl Medium {
+    /// What it is, for errors.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Backend(_) => "(backend)".to_owned(),
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<Database, IntakeError> {
+        match self {
+            Self::File(path) => self.open_file(path),
+            Self::Backend(open) => {
+                let backend = open().map_err(|error| self.fault(redb::Error::from(error)))?;
+                let fresh = backend
+                    .len()
+                    .map_err(|error| self.fault(redb::StorageError::from(error)))?
+                    == 0;
+                self.open_backend(Boxed(backend), fresh)
+            }
+        }
+    }
+
+    fn open_file(&self, path: &Path) -> Result<Database, IntakeError> {
+        if !path.exists() {
+            // Made under another name first: a crash in between leaves no file
+            // that looks like a store and is none.
+            let mut partial = path.as_os_str().to_owned();
+            partial.push(".partial");
+            let partial = PathBuf::from(partial);
+            let io = |error: std::io::Error| self.fault(redb::Error::from(error));
+            match fs::remove_file(&partial) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            drop(self.open_backend(self.file(&partial, true)?, true)?);
+            fs::rename(&partial, path).map_err(io)?;
+            if let Some(folder) = path.parent() {
+                fs::File::open(folder)
+                    .and_then(|folder| folder.sync_all())
+                    .map_err(io)?;
+            }
+        }
+        if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
+            return Err(self.damaged("the file is empty"));
+        }
+        self.open_backend(self.file(path, false)?, false)
+    }
+
+    fn file(&self, path: &Path, create: bool) -> Result<FileBackend, IntakeError> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(create)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| self.fault(redb::Error::from(error)))?;
+        FileBackend::new(file).map_err(|error| self.fault(error))
+    }
+
+    fn open_backend(
+        &self,
+        backend: impl StorageBackend,
+        fresh: bool,
+    ) -> Result<Database, IntakeError> {
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(|error| self.refuse(error.into()))?;
+        if fresh {
+            lay_out(&database).map_err(|error| self.fault(error))?;
+            return Ok(database);
+        }
+        let found = (|| -> Result<Option<u64>, redb::Error> {
+            let table = database.begin_read()?.open_table(META)?;
+            Ok(table.get(META_FORMAT)?.map(|value| value.value()))
+        })()
+        .map_err(|error| self.refuse(error))?;
+        match found {
+            Some(FORMAT) => Ok(database),
+            Some(found) => Err(IntakeError::Newer {
+                place: self.place(),
+                found,
+            }),
+            None => Err(self.damaged("it names no format")),
+        }
+    }
+
+    fn fault(&self, error: impl Into<redb::Error>) -> IntakeError {
+        IntakeError::Open {
+            place: self.place(),
+            source: Box::new(error.into()),
+        }
+    }
+
+    /// Tells a damaged file from one that cannot be read.
+    fn refuse(&self, error: redb::Error) -> IntakeError {
+        let damaged = match &error {
+            redb::Error::Corrupted(_)
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableTypeMismatch { .. } => true,
+            redb::Error::Io(io) => matches!(
+                io.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        };
+        if damaged {
+            self.damaged(&error.to_string())
+        } else {
+            self.fault(error)
+        }
+    }
+
+    fn damaged(&self, reason: &str) -> IntakeError {
+        IntakeError::Damaged {
+            place: self.place(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// Makes every table, so that reading one never finds it missing.
+fn lay_out(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        for table in [KEPT, COMMANDS, TARGETS, RECEIPTS, STATES, LIFECYCLES] {
+            transaction.open_table(table)?;
+        }
+        transaction.open_table(QUARANTINE)?;
+        transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Boxed(Box<dyn StorageBackend>);
+
+impl StorageBackend for Boxed {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), std::io::Error> {
+        self.0.close()
+    }
+}
