@@ -4,6 +4,7 @@ pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod effect;
 pub mod engine;
 pub mod exit;
 pub mod journal;

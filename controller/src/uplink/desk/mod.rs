@@ -16,6 +16,8 @@ mod orders;
 #[cfg(test)]
 mod tests;
 
+pub use orders::{NotConnected, Recorded};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +43,7 @@ use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Su
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
 use crate::uplink::dispatch::Dispatch;
-use crate::uplink::intake::{Batch, Intake, IntakeError};
+use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
 use crate::uplink::sink::{FrameArrival, FrameSink};
 
 /// At most one 'unknown session' is said to a node in this time: whatever it
@@ -92,6 +94,13 @@ pub enum DeskEvent {
         /// What it shows.
         progress: Box<Progress>,
     },
+    /// A target of a command has its final state.
+    Ended {
+        /// The command.
+        command: CommandId,
+        /// The node.
+        node: NodeId,
+    },
     /// Close the node's connection.
     Disconnect(NodeId),
     /// Entries are missing here that were acknowledged to the node.
@@ -135,6 +144,8 @@ pub struct DeskStats {
     pub commits_failed: u64,
     /// Receipts that were taken.
     pub receipts: u64,
+    /// The code of the last failure, while it lasts.
+    pub failing: Option<ErrorCode>,
 }
 
 /// One node as the desk holds it.
@@ -245,6 +256,12 @@ impl<S: FrameSink> Desk<S> {
         self.cursor
     }
 
+    /// The last record of the fleet's state.
+    #[must_use]
+    pub fn fleet_seq(&self) -> u64 {
+        self.fleet.seq()
+    }
+
     /// What happened since the start.
     #[must_use]
     pub fn stats(&self) -> &DeskStats {
@@ -328,15 +345,20 @@ impl<S: FrameSink> Desk<S> {
             .collect();
         let work = std::mem::take(&mut self.work);
         match self.intake.commit(&work.batch) {
-            Ok(()) => self.publish(work, load, now),
+            Ok(()) => {
+                self.stats.failing = None;
+                self.publish(work, load, now)
+            }
             Err(error) => {
                 self.stats.commits_failed += 1;
+                self.stats.failing = Some(error.code());
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     code = error.code().text(),
                     "cannot keep what nodes sent; nothing is acknowledged"
                 );
                 self.go_back(work);
+                self.show(std::iter::empty());
                 Output::default()
             }
         }
@@ -396,10 +418,14 @@ impl<S: FrameSink> Desk<S> {
             }
         }
         self.show(work.before.into_keys());
-        Output {
-            outgoing,
-            events: work.events,
-        }
+        let mut events = work.events;
+        events.extend(work.batch.targets.into_iter().filter_map(
+            |((command, node), state)| match state {
+                TargetState::Final(_) => Some(DeskEvent::Ended { command, node }),
+                TargetState::Waiting | TargetState::Sent { .. } => None,
+            },
+        ));
+        Output { outgoing, events }
     }
 
     /// Puts what changed on the board.

@@ -17,7 +17,6 @@ use protocol::state::{Budgets, Lifecycle, StateItem, StateValue};
 use protocol::stream::{Entry, EntryKind};
 use protocol::trust::SignedTrust;
 
-use super::orders::Recorded;
 use super::*;
 use crate::domain::access::caller::Caller;
 use crate::domain::audit::record::Record;
@@ -375,6 +374,7 @@ impl World {
                 DeskEvent::Behind { .. }
                 | DeskEvent::Concluded { .. }
                 | DeskEvent::Progress { .. }
+                | DeskEvent::Ended { .. }
                 | DeskEvent::Disconnect(_)
                 | DeskEvent::Lost { .. } => None,
             })
