@@ -17,6 +17,7 @@
 
 mod authority;
 pub mod certificate;
+pub mod enrolment;
 mod files;
 mod server;
 #[cfg(test)]

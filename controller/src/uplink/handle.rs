@@ -370,11 +370,7 @@ impl Uplink {
     ///
     /// # Errors
     /// [`UplinkError::Intake`].
-    pub fn target(
-        &self,
-        command: CommandId,
-        node: NodeId,
-    ) -> Result<Option<Target>, UplinkError> {
+    pub fn target(&self, command: CommandId, node: NodeId) -> Result<Option<Target>, UplinkError> {
         self.intake
             .target(command, node)
             .map_err(UplinkError::Intake)?

@@ -5,6 +5,8 @@ use protocol::id::{NodeId, StoreId};
 use protocol::stream::Stream;
 use protocol::time::UnixMillis;
 
+use crate::series::{Arrival, Outcome, Series};
+
 /// A frame that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameArrival {
@@ -54,4 +56,42 @@ pub trait FrameSink: Send {
     /// Shows a frame of live mode, which is not stored. One that is malformed is
     /// dropped.
     fn live(&mut self, node: NodeId, frame: &[u8], now: UnixMillis);
+}
+
+impl FrameSink for Series {
+    fn ingest(
+        &mut self,
+        frames: Vec<FrameArrival>,
+        now: UnixMillis,
+    ) -> Result<Vec<FrameOutcome>, SinkError> {
+        let arrivals: Vec<Arrival> = frames
+            .into_iter()
+            .map(|frame| Arrival {
+                node: frame.node,
+                store: frame.store,
+                stream: frame.stream,
+                seq: frame.seq,
+                body: frame.body,
+            })
+            .collect();
+        let outcomes = self
+            .ingest_blocking(&arrivals, now)
+            .map_err(|error| SinkError {
+                code: error.code(),
+                reason: error.to_string(),
+            })?;
+        Ok(outcomes
+            .into_iter()
+            .map(|outcome| match outcome {
+                Outcome::Stored | Outcome::Duplicate => FrameOutcome::Kept,
+                Outcome::Refused(code) => FrameOutcome::Refused(code),
+            })
+            .collect())
+    }
+
+    fn live(&mut self, node: NodeId, frame: &[u8], _now: UnixMillis) {
+        if let Err(error) = Series::live(self, node, frame) {
+            tracing::debug!(%node, %error, "dropped a live frame");
+        }
+    }
 }

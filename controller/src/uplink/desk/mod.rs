@@ -419,12 +419,15 @@ impl<S: FrameSink> Desk<S> {
         }
         self.show(work.before.into_keys());
         let mut events = work.events;
-        events.extend(work.batch.targets.into_iter().filter_map(
-            |((command, node), state)| match state {
-                TargetState::Final(_) => Some(DeskEvent::Ended { command, node }),
-                TargetState::Waiting | TargetState::Sent { .. } => None,
-            },
-        ));
+        events.extend(
+            work.batch
+                .targets
+                .into_iter()
+                .filter_map(|((command, node), state)| match state {
+                    TargetState::Final(_) => Some(DeskEvent::Ended { command, node }),
+                    TargetState::Waiting | TargetState::Sent { .. } => None,
+                }),
+        );
         Output { outgoing, events }
     }
 
