@@ -26,17 +26,31 @@ pub fn describe() -> String {
     )
 }
 
+/// The number behind `key` in a file of lines like `Pss:  1234 kB`.
+fn number(file: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
 /// The proportional set size of a process in KiB; `None` when it is gone.
 pub fn pss_kib(process: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
-    rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))?
-        .trim()
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()
+    number(&format!("/proc/{process}/smaps_rollup"), "Pss:")
+}
+
+/// The resident set size of a process in KiB; `None` when it is gone.
+pub fn rss_kib(process: u32) -> Option<u64> {
+    number(&format!("/proc/{process}/smaps_rollup"), "Rss:")
+}
+
+/// Bytes that a process caused to be written to storage; `None` when it is gone.
+pub fn written_bytes(process: u32) -> Option<u64> {
+    number(&format!("/proc/{process}/io"), "write_bytes:")
+}
+
+/// Descriptors that a process has open; `None` when it is gone.
+pub fn descriptors(process: u32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{process}/fd")).ok()?.count())
 }
 
 /// Ticks a second of the times in /proc: USER_HZ, 100 on every Linux that Flotilla
@@ -105,7 +119,10 @@ mod tests {
     fn this_process_has_a_size_and_a_time() {
         let own = std::process::id();
         assert!(pss_kib(own).is_some_and(|kib| kib > 100));
+        assert!(rss_kib(own) >= pss_kib(own));
         assert!(cpu(own).is_some());
+        assert!(written_bytes(own).is_some());
+        assert!(descriptors(own).is_some_and(|open| open > 2));
         assert!(describe().contains("cores"));
     }
 

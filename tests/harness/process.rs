@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +13,45 @@ use crate::wait;
 
 /// How long an orderly end may take before it counts as a hang.
 const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// Every program that was started and not yet reaped.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Ends every program that was started and still runs, and its children, the hard
+/// way. For where nothing is dropped: on a signal, and on a panic of a program
+/// that was built to abort on one.
+pub fn end_all() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    for process in running.iter() {
+        for child in children(*process) {
+            signal(child, Signal::KILL);
+        }
+        signal(*process, Signal::KILL);
+    }
+}
+
+fn end_all_when_aborting() {
+    static HOOK: Once = Once::new();
+    if cfg!(panic = "abort") {
+        HOOK.call_once(|| {
+            let tell = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                tell(panic);
+                end_all();
+            }));
+        });
+    }
+}
+
+fn note(process: u32) {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.push(process);
+}
+
+fn forget(process: u32) {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.retain(|other| *other != process);
+}
 
 /// A running program. Dropping it ends it the hard way.
 pub struct Process {
@@ -40,6 +80,8 @@ impl Process {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|e| panic!("{name} does not start: {e}"));
+        end_all_when_aborting();
+        note(child.id());
         Process {
             child,
             log: log.to_owned(),
@@ -80,6 +122,7 @@ impl Process {
             "{} could not be ended",
             self.name
         );
+        forget(self.id());
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -100,7 +143,10 @@ impl Process {
     pub fn ended(&mut self, limit: Duration) -> ExitStatus {
         let ended = wait::within(limit, || self.child.try_wait().ok().flatten());
         match ended {
-            Some(status) => status,
+            Some(status) => {
+                forget(self.id());
+                status
+            }
             None => panic!("{} runs on after {limit:?}\n{}", self.name, self.tail()),
         }
     }
@@ -116,6 +162,7 @@ impl Drop for Process {
             let _ended = self.child.kill();
             let _reaped = self.child.wait();
         }
+        forget(self.child.id());
         if std::thread::panicking() {
             crate::say(&self.tail());
         }
