@@ -16,6 +16,8 @@ pub struct Agent {
     name: String,
     folder: TempDir,
     state: PathBuf,
+    runtime: PathBuf,
+    program: Option<PathBuf>,
     environment: Vec<(String, String)>,
     wrapper: Vec<String>,
     process: Option<Process>,
@@ -29,11 +31,14 @@ impl Agent {
     pub fn new(name: &str) -> Agent {
         let folder = TempDir::new().expect("the temporary folder is writable");
         let state = folder.path().join("state");
-        fs::create_dir(folder.path().join("runtime")).expect("a fresh folder is writable");
+        let runtime = folder.path().join("runtime");
+        fs::create_dir(&runtime).expect("a fresh folder is writable");
         fs::write(folder.path().join("agent.toml"), "").expect("a fresh folder is writable");
         Agent {
             name: name.to_owned(),
             state,
+            runtime,
+            program: None,
             folder,
             environment: Vec::new(),
             wrapper: Vec::new(),
@@ -45,6 +50,20 @@ impl Agent {
     #[must_use]
     pub fn with_state(mut self, state: &Path) -> Agent {
         self.state = state.to_owned();
+        self
+    }
+
+    /// Keeps what need not outlive the host elsewhere, on a tmpfs for instance.
+    #[must_use]
+    pub fn with_runtime(mut self, runtime: &Path) -> Agent {
+        self.runtime = runtime.to_owned();
+        self
+    }
+
+    /// Runs another build of the agent.
+    #[must_use]
+    pub fn with_program(mut self, program: &Path) -> Agent {
+        self.program = Some(program.to_owned());
         self
     }
 
@@ -184,7 +203,8 @@ impl Agent {
     }
 
     fn command(&self) -> Command {
-        let program = programs::flotilla_agent();
+        let program = self.program.clone();
+        let program = program.unwrap_or_else(programs::flotilla_agent);
         let mut command = match self.wrapper.split_first() {
             Some((first, rest)) => {
                 let mut command = Command::new(first);
@@ -197,7 +217,7 @@ impl Agent {
             .arg("--state-dir")
             .arg(&self.state)
             .arg("--runtime-dir")
-            .arg(self.folder.path().join("runtime"))
+            .arg(&self.runtime)
             .arg("--config")
             .arg(self.config())
             .envs(self.environment.iter().cloned());
