@@ -18,3 +18,6 @@ pub mod moment;
 pub mod operation;
 pub mod rejection;
 pub mod session;
+
+#[cfg(test)]
+pub(crate) mod given;

@@ -90,7 +90,7 @@ fn write_records(
             found: head.seq,
         });
     }
-    let mut due = None;
+    let mut due = Vec::new();
     for record in records {
         if record.seq != head.seq + 1 {
             return Err(JournalError::Conflict {
@@ -111,10 +111,10 @@ fn write_records(
             .insert(head.seq, value.as_slice())
             .map_err(JournalError::storage("write a record"))?;
         if head.seq.is_multiple_of(journal.checkpoint_every) {
-            due = Some((head, record.at));
+            due.push((head, record.at));
         }
     }
-    if let Some((at_record, now)) = due {
+    for (at_record, now) in due {
         sign(journal, transaction, at_record, now)?;
     }
     Ok(head)

@@ -73,4 +73,6 @@ impl Journal {
 }
 
 #[cfg(test)]
+pub(crate) mod disk;
+#[cfg(test)]
 mod tests;
