@@ -11,5 +11,6 @@ pub mod journal;
 pub mod pki;
 pub mod series;
 pub mod supervisor;
+pub mod support;
 pub mod telemetry;
 pub mod uplink;
