@@ -9,7 +9,7 @@ use super::raw::Section;
 pub struct Sampling {
     /// Time between two samples.
     pub interval: Duration,
-    /// Time that one frame covers.
+    /// Time that one frame covers; one sample at least.
     pub frame: Duration,
     /// Whether containers are measured where there is a Docker engine.
     pub containers: bool,
@@ -25,7 +25,7 @@ pub(super) fn check(section: &mut Section<'_>) -> Sampling {
         frame: section.duration(
             "frame",
             Duration::from_secs(60),
-            Duration::from_secs(10)..=Duration::from_secs(900),
+            Duration::from_secs(1)..=Duration::from_secs(900),
         ),
         containers: section.boolean("containers", true),
     }

@@ -11,6 +11,9 @@
 
 mod message;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,11 +198,13 @@ impl Forwarder {
             let Some(batch) = self.gather(stop).await else {
                 return;
             };
-            let samples = batch
+            let request = write_request(&batch, &self.tags);
+            let samples = request
+                .timeseries
                 .iter()
-                .map(|forwarded| forwarded.frame.sample_count() as u64)
+                .map(|line| line.samples.len() as u64)
                 .sum();
-            let request = write_request(&batch, &self.tags).encode_to_vec();
+            let request = request.encode_to_vec();
             let body = match snap::raw::Encoder::new().compress_vec(&request) {
                 Ok(body) => body,
                 Err(error) => {
