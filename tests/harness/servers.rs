@@ -157,6 +157,11 @@ impl Mosquitto {
         self.address
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// What it logged.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

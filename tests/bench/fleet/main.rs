@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
+use harness::servers::Mosquitto;
 use harness::{clock, machine, process, wait};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -36,16 +37,39 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use node::{Ended, Simulated};
-use report::{Joining, Losses, Ping, Report, Steady, Storm, Waits, percent};
+use report::{Joining, Losses, Ping, Report, Steady, Stored, Storm, Waits, percent};
 use server::Server;
 use world::{Pace, World};
 
 /// Descriptors that either program needs besides those for nodes.
 const DESCRIPTORS_SPARE: usize = 400;
 
-/// Descriptors of the controller for one node on the embedded broker: the node's
-/// socket and both ends of the connection to the inner broker.
-const DESCRIPTORS_A_NODE: usize = 3;
+/// Which broker carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Broker {
+    /// The controller's own.
+    Embedded,
+    /// A mosquitto in a process of its own.
+    Mosquitto,
+}
+
+impl Broker {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Mosquitto => "mosquitto",
+        }
+    }
+
+    /// Descriptors of one process for one node. On the embedded broker they are
+    /// the node's socket and both ends of the connection to the inner broker.
+    fn descriptors_a_node(self) -> usize {
+        match self {
+            Self::Embedded => 3,
+            Self::Mosquitto => 1,
+        }
+    }
+}
 
 /// Longest wait for every node to be connected, and to be so again.
 const CONNECT_LIMIT: Duration = Duration::from_secs(300);
@@ -63,6 +87,9 @@ struct Plan {
     /// Simulated nodes.
     #[arg(long, default_value_t = 10_000)]
     nodes: usize,
+    /// Which broker.
+    #[arg(long, value_enum, default_value_t = Broker::Embedded)]
+    broker: Broker,
     /// Length of each quiet interval.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -115,8 +142,12 @@ fn main() -> anyhow::Result<()> {
         std::fs::write(file, &json).with_context(|| file.display().to_string())?;
     }
     print(&report.markdown());
-    if report.losses.any() {
-        anyhow::bail!("something was lost: {:?}", report.losses);
+    if report.losses.any() || report.stored.lacks_any() {
+        anyhow::bail!(
+            "something was lost: {:?}, {:?}",
+            report.losses,
+            report.stored
+        );
     }
     Ok(())
 }
@@ -155,6 +186,7 @@ struct Run<'a> {
     plan: Plan,
     runtime: &'a Runtime,
     server: Server,
+    mosquitto: Option<Mosquitto>,
     report: Report,
 }
 
@@ -170,11 +202,12 @@ impl<'a> Run<'a> {
     fn new(mut plan: Plan, folder: &std::path::Path, runtime: &'a Runtime) -> anyhow::Result<Self> {
         let asked = plan.nodes;
         let descriptors = raise_descriptors()?;
-        let room = descriptors.saturating_sub(DESCRIPTORS_SPARE) / DESCRIPTORS_A_NODE;
+        let each = plan.broker.descriptors_a_node();
+        let room = descriptors.saturating_sub(DESCRIPTORS_SPARE) / each;
         let mut limit = None;
         if room < plan.nodes {
             limit = Some(format!(
-                "a process may open {descriptors} descriptors here, and the controller takes {DESCRIPTORS_A_NODE} a node"
+                "a process may open {descriptors} descriptors here, and the controller takes {each} a node"
             ));
             plan.nodes = room;
         }
@@ -188,12 +221,16 @@ impl<'a> Run<'a> {
             ),
             ("FLOTILLA_LOG_FILTER", "warn".into()),
         ];
-        let server = Server::start(folder, &settings)?;
+        let mut server = Server::start(folder, &settings)?;
+        let mosquitto = match plan.broker {
+            Broker::Embedded => None,
+            Broker::Mosquitto => Some(server.move_to_mosquitto()?),
+        };
         let command: Vec<String> = std::env::args().skip(1).collect();
         let report = Report {
             machine: machine::describe(),
             command: format!("bench-fleet {}", command.join(" ")),
-            broker: "embedded".to_owned(),
+            broker: plan.broker.name().to_owned(),
             nodes_asked: asked,
             limit,
             frame_s: whole(plan.frame_seconds),
@@ -205,6 +242,7 @@ impl<'a> Run<'a> {
             plan,
             runtime,
             server,
+            mosquitto,
             report,
         })
     }
@@ -218,7 +256,6 @@ impl<'a> Run<'a> {
             say(&format!("quiet: {steady:?}"));
             self.report.steady.push(steady);
         }
-        self.report.metrics = self.server.metrics()?.into_iter().collect();
         self.note_problems("quiet", &fleet);
         for _ in 0..self.plan.repeats {
             let ping = self.ping(&fleet)?;
@@ -227,6 +264,7 @@ impl<'a> Run<'a> {
             clock::pass(Duration::from_secs(5));
         }
         self.note_problems("commands", &fleet);
+        self.compare(&fleet)?;
         for _ in 0..self.plan.storms {
             let storm = self.storm(&fleet)?;
             say(&format!("storm: {storm:?}"));
@@ -256,6 +294,23 @@ impl<'a> Run<'a> {
             say(&format!("{phase}: {times} times: {problem}"));
         }
         self.report.problems.insert(phase.to_owned(), problems);
+    }
+
+    /// Sets the controller's own counters, of its life so far, beside the nodes'.
+    fn compare(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        let nodes = fleet.world.tally.counts();
+        self.report.metrics = self.server.metrics()?.into_iter().collect();
+        let metric = |name: &str| self.report.metrics.get(name).copied().unwrap_or_default();
+        self.report.stored = Stored {
+            frames_acked: nodes.frames_acked,
+            frames_stored: metric("fleet_frames_stored_total"),
+            receipts_acked: nodes.receipts_acked,
+            receipts_stored: metric("fleet_receipts_stored_total"),
+            refused: metric("fleet_frames_refused_total"),
+            shed: metric("fleet_broker_shed_total"),
+        };
+        say(&format!("stored: {:?}", self.report.stored));
+        Ok(())
     }
 
     /// Enrols the nodes, starts them, and waits until they are connected.
@@ -322,16 +377,22 @@ impl<'a> Run<'a> {
         let tally = &fleet.world.tally;
         let own = std::process::id();
         let load = || machine::cpu(own).unwrap_or_default();
+        let foreign = self.mosquitto.as_ref().and_then(Mosquitto::id);
+        let broker = || foreign.and_then(machine::cpu).unwrap_or_default();
         tally.take_latencies();
-        let (before, load_before, broken) = (self.server.cost()?, load(), tally.counts().broken);
+        let (load_before, broker_before) = (load(), broker());
+        let (before, broken) = (self.server.cost()?, tally.counts().broken);
         clock::pass(Duration::from_secs(self.plan.seconds));
-        let (after, load_after) = (self.server.cost()?, load());
+        let after = self.server.cost()?;
+        let (load_after, broker_after) = (load(), broker());
         let took = after.at - before.at;
         let grown = after.pss_kib.saturating_sub(self.report.empty_pss_kib);
         Ok(Steady {
             seconds: took.as_secs_f64(),
             cpu_percent: percent(after.cpu.saturating_sub(before.cpu), took),
             load_cpu_percent: percent(load_after.saturating_sub(load_before), took),
+            broker_cpu_percent: percent(broker_after.saturating_sub(broker_before), took),
+            broker_pss_kib: foreign.and_then(machine::pss_kib).unwrap_or_default(),
             pss_kib: after.pss_kib,
             rss_kib: after.rss_kib,
             kib_per_node: whole(grown) / count(fleet.count.max(1)),

@@ -55,6 +55,10 @@ pub(crate) struct Steady {
     pub(crate) cpu_percent: f64,
     /// The load's, percent of a core.
     pub(crate) load_cpu_percent: f64,
+    /// A foreign broker's, percent of a core; 0 without one.
+    pub(crate) broker_cpu_percent: f64,
+    /// A foreign broker's memory, KiB; 0 without one.
+    pub(crate) broker_pss_kib: u64,
     /// The controller's memory, KiB.
     pub(crate) pss_kib: u64,
     /// Resident, KiB.
@@ -130,6 +134,37 @@ impl Losses {
     }
 }
 
+/// What the controller says that it stored, beside what nodes know to be stored:
+/// it must never be less.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Stored {
+    /// Frames whose acknowledgement nodes had just before.
+    pub(crate) frames_acked: u64,
+    /// Frames stored.
+    pub(crate) frames_stored: f64,
+    /// Receipts whose acknowledgement nodes had.
+    pub(crate) receipts_acked: u64,
+    /// Receipts stored.
+    pub(crate) receipts_stored: f64,
+    /// Frames refused as malformed.
+    pub(crate) refused: f64,
+    /// Messages that found the controller's queue full, and were sent again.
+    pub(crate) shed: f64,
+}
+
+impl Stored {
+    /// Whether the controller stored less than it acknowledged.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a run counts far below 2^53 of anything"
+    )]
+    pub(crate) fn lacks_any(&self) -> bool {
+        self.frames_stored < self.frames_acked as f64
+            || self.receipts_stored < self.receipts_acked as f64
+            || self.refused > 0.0
+    }
+}
+
 /// A whole run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -169,7 +204,9 @@ pub(crate) struct Report {
     pub(crate) storms: Vec<Storm>,
     /// Losses.
     pub(crate) losses: Losses,
-    /// The controller's own counters after the quiet intervals.
+    /// What the controller stored before it was first killed.
+    pub(crate) stored: Stored,
+    /// The controller's own counters of that time.
     pub(crate) metrics: BTreeMap<String, f64>,
     /// What nodes complained of, by phase.
     pub(crate) problems: BTreeMap<String, BTreeMap<String, u64>>,
@@ -208,6 +245,18 @@ impl Report {
         self.ping_rows(&mut rows);
         self.storm_rows(&mut rows);
         rows.add("losses", self.lost());
+        rows.add(
+            "the controller's own count before the restart",
+            format!(
+                "{:.0} frames and {:.0} receipts stored (nodes knew of {} and {}), {:.0} refused, {:.0} messages shed and sent again",
+                self.stored.frames_stored,
+                self.stored.receipts_stored,
+                self.stored.frames_acked,
+                self.stored.receipts_acked,
+                self.stored.refused,
+                self.stored.shed
+            ),
+        );
         format!(
             "Machine: {}, shared by load and controller.\nCommand: `{}`\nBroker: {}. Frames of {} s with {} s sampling ({:.0} bytes, {:.2} bytes a value), heartbeats every {} s. Middle of the repeats, and their ends in parentheses.\n\n| measure | result |\n|---|---|\n{}",
             self.machine,
@@ -257,6 +306,16 @@ impl Report {
             "load, processor",
             format!("{} % of a core", of(|s| s.load_cpu_percent, 1)),
         );
+        if steady.iter().any(|s| s.broker_pss_kib > 0) {
+            rows.add(
+                "broker",
+                format!(
+                    "{} % of a core, {} MiB PSS",
+                    of(|s| s.broker_cpu_percent, 1),
+                    of(|s| mib(s.broker_pss_kib), 0)
+                ),
+            );
+        }
         rows.add(
             "controller, memory",
             format!(

@@ -183,3 +183,24 @@ impl Host {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::telemetry::frame::decode;
+
+    #[test]
+    fn a_frame_of_a_minute_holds_every_series_at_a_real_ones_price() {
+        let mut host = Host::new(7);
+        let mut bytes = 0;
+        for minute in 0..20 {
+            let frame = host.frame(minute * 60_000, 10_000, 6).unwrap();
+            let decoded = decode(&frame).unwrap();
+            assert_eq!(decoded.columns.len(), COLUMNS);
+            assert_eq!(decoded.sample_count(), 6 * COLUMNS);
+            bytes += frame.len();
+        }
+        let hundredths = bytes * 100 / (20 * 6 * COLUMNS);
+        assert!((120..300).contains(&hundredths), "{hundredths} / 100 bytes");
+    }
+}

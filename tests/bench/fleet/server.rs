@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use harness::machine;
 use harness::process::Process;
+use harness::servers::{Mosquitto, TlsFiles};
 use harness::{clock, programs, wait};
 use protocol::id::CommandId;
 use serde_json::{Value, json};
@@ -117,6 +118,34 @@ impl Server {
         Ok(())
     }
 
+    /// Starts a mosquitto with the fleet's certificates, and the controller again
+    /// so that it and its nodes meet there.
+    pub(crate) fn move_to_mosquitto(&mut self) -> anyhow::Result<Mosquitto> {
+        let keys = key_folder(&self.folder).context("the fleet's keys")?;
+        let tls = TlsFiles {
+            ca: &keys.join("ca.pem"),
+            certificate: &keys.join("server.pem"),
+            key: &keys.join("server.key"),
+        };
+        let mosquitto =
+            Mosquitto::start(&tls, "controller").context("mosquitto is not installed")?;
+        let address = mosquitto.address();
+        let settings = [
+            ("FLOTILLA_BROKER_MODE", "external".to_owned()),
+            ("FLOTILLA_BROKER_EXTERNAL_URL", format!("mqtts://{address}")),
+            (
+                "FLOTILLA_BROKER_ADVERTISE",
+                format!("[\"mqtts://{address}\"]"),
+            ),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        self.environment.extend(settings);
+        self.kill();
+        self.begin()?;
+        self.ready()?;
+        Ok(mosquitto)
+    }
+
     /// The fleet's CA.
     pub(crate) fn ca_file(&self) -> &Path {
         &self.ca_file
@@ -223,4 +252,17 @@ impl Server {
         }
         Ok(sums)
     }
+}
+
+/// The folder below this one that holds the fleet CA's key.
+fn key_folder(below: &Path) -> Option<PathBuf> {
+    let mut folders = vec![below.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if folder.join("ca.key").is_file() {
+            return Some(folder);
+        }
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(entries.map(|e| e.path()).filter(|path| path.is_dir()));
+    }
+    None
 }
