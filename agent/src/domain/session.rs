@@ -773,6 +773,7 @@ impl Session {
         let stalls = self
             .lanes
             .iter()
+            .filter(|_| matches!(self.phase, Phase::Welcomed(_)))
             .filter_map(Lane::stalls_at)
             .map(|at| (at, "acknowledgements stalled"));
         phase

@@ -1,0 +1,177 @@
+//! Runs of the simulation: many seeds with everything going wrong, and a few
+//! stories with one thing going wrong.
+
+use std::time::Duration;
+
+use harness::sim::net::Weather;
+use harness::{clock, say};
+
+use super::faults::Faults;
+use super::history;
+use super::world::World;
+
+const MINUTE: u64 = 60_000;
+
+/// Simulated time with faults, and after them.
+const TROUBLE: u64 = 12 * MINUTE;
+const CALM: u64 = 8 * MINUTE;
+
+/// Real time that the seeds may take together.
+const BUDGET: Duration = Duration::from_secs(40);
+
+/// Prints the seed when the run that it made fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say(&format!("run it again with FLOTILLA_SEED={}", self.0));
+        }
+    }
+}
+
+/// Trouble, repair, calm, and then every invariant.
+fn live_through(seed: u64) -> World {
+    let _named = Seed(seed);
+    let mut world = World::new(seed, 3);
+    let mean = Duration::from_secs(4 + seed % 12);
+    let mut faults = Faults::every(mean, world.chance.fork());
+    world.run(TROUBLE, &mut faults);
+    faults.end(&mut world);
+    world.run(TROUBLE + CALM, &mut Faults::none());
+    world.settle();
+    history::check(&world);
+    world
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn every_invariant_holds_for_every_seed() {
+    if let Some(seed) = number("FLOTILLA_SEED") {
+        live_through(seed);
+        return;
+    }
+    let began = clock::now();
+    let most = number("FLOTILLA_SEEDS").unwrap_or(200);
+    let budget = if number("FLOTILLA_SEEDS").is_some() {
+        Duration::MAX
+    } else {
+        BUDGET
+    };
+    let mut commands = 0;
+    let mut done = 0;
+    for seed in 1..=most {
+        let world = live_through(seed);
+        commands += world.history.issued.len();
+        done += 1;
+        if began.elapsed() > budget {
+            break;
+        }
+    }
+    say(&format!(
+        "{done} seeds, {commands} commands, {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    assert!(commands > done, "the runs did too little");
+}
+
+#[test]
+fn a_seed_makes_the_same_run() {
+    assert_eq!(live_through(11).digest(), live_through(11).digest());
+}
+
+#[test]
+fn a_message_dropped_in_a_live_session_is_repaired_within_a_heartbeat() {
+    let mut world = World::new(5, 1);
+    world.run(MINUTE, &mut Faults::none());
+    assert!(world.hosts[0].link_up);
+    let mut weather = Weather::FAIR;
+    weather.lost = 1000;
+    world.net.set(weather);
+    world.issue(Some(0));
+    world.run(MINUTE + 1_000, &mut Faults::none());
+    assert!(world.hosts[0].effects.is_empty(), "the command was dropped");
+    world.net.set(Weather::FAIR);
+    // A heartbeat is every 15 s with a quarter of jitter.
+    world.run(MINUTE + 22_000, &mut Faults::none());
+    assert_eq!(world.hosts[0].effects.len(), 1, "the gap was repaired");
+}
+
+#[test]
+fn an_hour_without_a_broker_costs_no_frame_and_no_command() {
+    let mut world = World::new(6, 2);
+    world.run(2 * MINUTE, &mut Faults::none());
+    for index in 0..2 {
+        world.cut(index);
+    }
+    world.run(62 * MINUTE, &mut Faults::none());
+    assert!(!world.hosts[0].link_up);
+    assert!(
+        world.hosts[0].waiting(world.now) > 50,
+        "an hour of frames waits"
+    );
+    for index in 0..2 {
+        world.heal(index);
+    }
+    world.run(75 * MINUTE, &mut Faults::none());
+    world.settle();
+    history::check(&world);
+}
+
+#[test]
+fn a_controller_restored_from_an_hour_ago_is_obeyed_and_says_what_it_lost() {
+    let mut world = World::new(7, 2);
+    let faults = &mut Faults::none();
+    world.run(2 * MINUTE, faults);
+    world.issue(None);
+    world.run(4 * MINUTE, faults);
+    let (journal, intake) = (world.machine.journal.copy(), world.machine.intake.copy());
+    world.run(30 * MINUTE, faults);
+    world.issue(None);
+    world.run(64 * MINUTE, faults);
+    let forgotten = world.history.issued.pop().expect("it was issued");
+    let ran = world
+        .hosts
+        .iter()
+        .filter(|h| h.effects.contains_key(&forgotten));
+    assert_eq!(ran.count(), 2);
+
+    world.restore(journal, intake);
+    world.run(70 * MINUTE, faults);
+    assert!(world.machine.lost > 0, "the hour is counted as lost");
+    world.issue(None);
+    world.run(80 * MINUTE, faults);
+    for host in &world.hosts {
+        assert!(host.link_up, "{} obeys the restored controller", host.id());
+        let last = world.history.issued.last().expect("it was issued");
+        assert_eq!(host.effects.get(last), Some(&1));
+        assert_eq!(host.effects.get(&forgotten), Some(&1), "not again");
+    }
+    assert!(world.machine.suspected.is_empty());
+}
+
+#[test]
+fn a_disk_that_was_put_back_is_noticed() {
+    let mut world = World::new(8, 1);
+    let faults = &mut Faults::none();
+    world.run(2 * MINUTE, faults);
+    let old = world.hosts[0].disk.copy();
+    for _ in 0..20 {
+        let (now, host) = (world.now, &mut world.hosts[0]);
+        host.cut_power(now);
+        world.break_connection(0);
+        world.run(now + MINUTE, faults);
+    }
+    let now = world.now;
+    world.hosts[0].cut_power(now);
+    world.break_connection(0);
+    world.hosts[0].disk = old;
+    world.run(now + 5 * MINUTE, faults);
+    assert!(
+        !world.machine.suspected.is_empty(),
+        "the old disk is noticed"
+    );
+}
