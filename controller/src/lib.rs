@@ -1,15 +1,22 @@
 //! The controller of a Flotilla fleet, and the operator's command line.
 
+pub mod api;
 pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod effect;
 pub mod engine;
 pub mod exit;
+pub mod host;
 pub mod journal;
+pub mod operation;
 pub mod pki;
+pub mod quickstart;
+pub mod recover;
 pub mod series;
+pub mod serve;
 pub mod supervisor;
 pub mod support;
 pub mod telemetry;

@@ -1,12 +1,14 @@
-//! The controller's own logs and metrics.
+//! The controller's own metrics; its logs are in [`log`].
 //!
 //! Owns every metric's name: `fleet_<subject>_<unit>[_total]`. **Invariant:**
 //! labels are enums or route templates, never ids, names or addresses, so the
 //! number of series is bounded by the program and not by the fleet. Gauges that
 //! mirror another part's state are set when they are scraped.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+pub mod log;
+
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -17,72 +19,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use protocol::ErrorCode;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt};
-
-use crate::config::{LogConfig, LogFormat};
-
-/// Logging could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The filter is not in `tracing`'s syntax.
-    #[error("log.filter {filter:?} is not valid")]
-    Filter {
-        /// As configured.
-        filter: String,
-        /// What the parser says.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// journald was asked for and cannot be reached.
-    #[error("cannot reach journald")]
-    Journald(#[source] std::io::Error),
-    /// Logging was set up before.
-    #[error("logging is set up already")]
-    Twice(#[source] tracing_subscriber::util::TryInitError),
-}
-
-/// Sets up logging for the process.
-///
-/// # Errors
-/// See [`LogError`].
-pub fn start_logs(config: &LogConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|source| LogError::Filter {
-        filter: config.filter.clone(),
-        source,
-    })?;
-    let registry = tracing_subscriber::registry().with(filter);
-    // systemd sets this when standard error is connected to the journal.
-    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let done = match config.format {
-        LogFormat::Auto if under_systemd => match tracing_journald::layer() {
-            Ok(journald) => registry.with(journald).try_init(),
-            Err(_) => registry.with(text_layer()).try_init(),
-        },
-        LogFormat::Journald => {
-            let journald = tracing_journald::layer().map_err(LogError::Journald)?;
-            registry.with(journald).try_init()
-        }
-        LogFormat::Auto | LogFormat::Text => registry.with(text_layer()).try_init(),
-        LogFormat::Json => registry
-            .with(fmt::layer().json().with_writer(std::io::stderr))
-            .try_init(),
-    };
-    done.map_err(LogError::Twice)
-}
-
-fn text_layer<S>()
--> fmt::Layer<S, fmt::format::DefaultFields, fmt::format::Format, fn() -> std::io::Stderr>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-{
-    use std::io::IsTerminal as _;
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    fmt::layer()
-        .with_writer(std::io::stderr as fn() -> std::io::Stderr)
-        .with_ansi(colours)
-}
 
 /// An error code as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,10 +70,50 @@ pub struct Gauges {
     pub journal_sequence: u64,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
-    /// Counters of other parts, by metric name without `fleet_` and `_total`.
-    /// Names are literals, so their number is bounded.
-    pub counters: Vec<(&'static str, u64)>,
+    /// What other parts count. Names are literals, so their number is bounded.
+    pub parts: Vec<PartMetric>,
 }
+
+/// A metric that another part keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartMetric {
+    /// Name without `fleet_` and `_total`.
+    pub name: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: PartKind,
+    /// Its value.
+    pub value: u64,
+}
+
+/// Counter or gauge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartKind {
+    /// Only grows, from 0 at the start.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+impl PartMetric {
+    fn write(&self, text: &mut String) -> Result<(), std::fmt::Error> {
+        let Self {
+            name, help, value, ..
+        } = self;
+        let (kind, suffix) = match self.kind {
+            PartKind::Counter => ("counter", "_total"),
+            PartKind::Gauge => ("gauge", ""),
+        };
+        write!(
+            text,
+            "# HELP fleet_{name} {help}.\n# TYPE fleet_{name} {kind}\nfleet_{name}{suffix} {value}\n"
+        )
+    }
+}
+
+/// What ends an exposition in the OpenMetrics text format.
+const END: &str = "# EOF\n";
 
 /// The registry and its metrics.
 pub struct Metrics {
@@ -150,7 +126,6 @@ pub struct Metrics {
     commands_open: Gauge,
     journal: Gauge,
     healthy: Family<NameLabels, Gauge>,
-    parts: Family<NameLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -176,7 +151,6 @@ impl Metrics {
             commands_open: Gauge::default(),
             journal: Gauge::default(),
             healthy: Family::default(),
-            parts: Family::default(),
         };
         metrics.register();
         metrics
@@ -220,11 +194,6 @@ impl Metrics {
             "health",
             "1 where a thing that readiness depends on is well",
             self.healthy.clone(),
-        );
-        registry.register(
-            "internal",
-            "Counters and gauges of the controller's parts, by name",
-            self.parts.clone(),
         );
         *self.lock() = registry;
     }
@@ -280,11 +249,13 @@ impl Metrics {
                 u64::from(*well),
             );
         }
-        for (name, value) in &gauges.counters {
-            set(&self.parts.get_or_create(&NameLabels { name }), *value);
-        }
         let mut text = String::new();
         encode(&mut text, &self.lock())?;
+        text.truncate(text.len() - text.strip_suffix(END).map_or(0, |_| END.len()));
+        for part in &gauges.parts {
+            part.write(&mut text)?;
+        }
+        text.push_str(END);
         Ok(text)
     }
 }
@@ -308,7 +279,12 @@ mod tests {
             commands_open: 2,
             journal_sequence: 77,
             healthy: vec![("journal", true), ("broker", false)],
-            counters: vec![("frames_stored", 9)],
+            parts: vec![PartMetric {
+                name: "frames_stored",
+                help: "Frames stored",
+                kind: PartKind::Counter,
+                value: 9,
+            }],
         };
         let text = metrics.expose(&gauges).unwrap();
         for line in [
@@ -320,7 +296,7 @@ mod tests {
             "fleet_commands_open 2",
             "fleet_journal_sequence 77",
             "fleet_health{name=\"broker\"} 0",
-            "fleet_internal{name=\"frames_stored\"} 9",
+            "fleet_frames_stored_total 9",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
         }

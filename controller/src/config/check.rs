@@ -79,8 +79,8 @@ fn read(r: &mut Reader<'_>) -> Config {
         ),
     };
     let journal = JournalConfig {
-        checkpoint_every: r.duration("journal.checkpoint_every", MINUTE, SECOND..=DAY),
-        snapshot_events: r.integer("journal.snapshot_events", 10_000, 100..=10_000_000),
+        checkpoint_every: r.integer("journal.checkpoint_every", 1024, 1..=1_000_000),
+        snapshot_every: r.integer("journal.snapshot_every", 10_000, 100..=10_000_000),
     };
     let session = SessionConfig {
         heartbeat: r.duration("session.heartbeat", 15 * SECOND, SECOND..=5 * MINUTE),
@@ -155,11 +155,11 @@ fn broker(r: &mut Reader<'_>) -> BrokerConfig {
         );
     }
     if let Some(url) = &url
-        && !(url.starts_with("mqtts://") || url.starts_with("wss://"))
+        && !url.starts_with("mqtts://")
     {
         r.problem(
             "broker.external.url",
-            "must begin with mqtts:// or wss://: the link is always encrypted",
+            "must begin with mqtts://: the link is always encrypted",
         );
     }
     if external.certificate_file.is_some() != external.key_file.is_some() {

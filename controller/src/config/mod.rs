@@ -99,7 +99,7 @@ pub enum BrokerMode {
 /// How to reach an external broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalBroker {
-    /// `mqtts://host:port` or `wss://host:port/path`.
+    /// `mqtts://host:port`.
     pub url: String,
     /// CA of the broker's certificate; the fleet's own when absent.
     pub ca_file: Option<PathBuf>,
@@ -127,10 +127,10 @@ pub struct PkiConfig {
 /// The event store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
-    /// Longest time that new records wait for a signed checkpoint.
-    pub checkpoint_every: Duration,
-    /// Events between two snapshots.
-    pub snapshot_events: u64,
+    /// Records between two signed checkpoints.
+    pub checkpoint_every: u64,
+    /// Records between two snapshots.
+    pub snapshot_every: u64,
 }
 
 /// Sessions with nodes.

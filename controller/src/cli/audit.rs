@@ -1,0 +1,211 @@
+//! `flotilla audit …`.
+
+use std::io::{BufReader, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use protocol::key::PublicKey;
+use serde::Serialize;
+
+use crate::cli::Session;
+use crate::cli::args::{Audit, Format};
+use crate::cli::failure::CliFailure;
+use crate::cli::print::{Printer, Tone};
+use crate::exit::Exit;
+use crate::operation::view::Stamp;
+use crate::operation::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
+
+/// How often new records are asked for while following.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(session: &mut Session, command: Audit) -> Result<Exit, CliFailure> {
+    match command {
+        Audit::Tail { lines, follow } => tail(session, lines, follow).await,
+        Audit::Export { to } => export(session, &to).await,
+        Audit::Verify { file, key } => verify(&mut session.print, &file, key.as_deref()),
+    }
+}
+
+async fn tail(session: &mut Session, lines: u32, follow: bool) -> Result<Exit, CliFailure> {
+    let mut asked = ReadAudit {
+        after: None,
+        limit: Some(lines),
+    };
+    let page: RecordPage = session.client.query("/audit/records", &asked).await?;
+    if !follow {
+        session
+            .print
+            .show(&page, |print, page| table(print, &page.records))?;
+        return Ok(Exit::Ok);
+    }
+    let mut page = page;
+    asked.limit = None;
+    loop {
+        for record in &page.records {
+            match session.print.format {
+                Format::Json => session.print.json_line(record)?,
+                Format::Table => session.print.line(line(record))?,
+            }
+            asked.after = Some(record.sequence);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+        }
+        page = session.client.query("/audit/records", &asked).await?;
+    }
+}
+
+fn line(record: &RecordView) -> String {
+    format!(
+        "{} {} {} {} {}",
+        record.sequence, record.at, record.caller, record.kind, record.summary
+    )
+}
+
+fn table(print: &mut Printer, records: &[RecordView]) -> Result<(), CliFailure> {
+    let mut table = print.table(&["SEQ", "AT", "BY", "WHAT", "DETAILS"]);
+    for record in records {
+        let tone = match record.kind.as_str() {
+            "request.denied" | "request.rejected" | "denials.counted" => Tone::Warn,
+            _ => Tone::Plain,
+        };
+        table.add_row(vec![
+            print.cell(record.sequence, Tone::Faint),
+            print.cell(print.ago(record.at), Tone::Plain),
+            print.cell(&record.caller, Tone::Plain),
+            print.cell(&record.kind, tone),
+            print.cell(&record.summary, Tone::Plain),
+        ]);
+    }
+    print.print(table, "No records.")
+}
+
+/// Writes the export, and the public key beside it. An export that broke off
+/// leaves no file that looks whole.
+async fn export(session: &mut Session, to: &Path) -> Result<Exit, CliFailure> {
+    let key: AuditKey = session.client.get("/audit/key").await?;
+    let cannot = |path: &Path, error: &std::io::Error| {
+        CliFailure::because(
+            Exit::CannotCreate,
+            format_args!("cannot write {}", path.display()),
+            error,
+        )
+    };
+    let part = to.with_added_extension("part");
+    let mut file = std::fs::File::create(&part).map_err(|error| cannot(&part, &error))?;
+    let mut chunks = session
+        .client
+        .download("/audit/export")
+        .await?
+        .bytes_stream();
+    let mut count = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            CliFailure::because(Exit::Unavailable, "the export broke off", &error)
+        })?;
+        count += chunk.len();
+        file.write_all(&chunk)
+            .map_err(|error| cannot(&part, &error))?;
+    }
+    file.sync_all().map_err(|error| cannot(&part, &error))?;
+    std::fs::rename(&part, to).map_err(|error| cannot(to, &error))?;
+    let beside = key_file(to);
+    std::fs::write(&beside, key.public_keys.join("\n") + "\n")
+        .map_err(|error| cannot(&beside, &error))?;
+    session.print.show(&key, |print, _| {
+        print.line(format!(
+            "{count} bytes in {}, public key in {}",
+            to.display(),
+            beside.display()
+        ))
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn key_file(export: &Path) -> std::path::PathBuf {
+    export.with_added_extension("pub")
+}
+
+/// Verifies an export offline.
+pub(super) fn verify(
+    print: &mut Printer,
+    file: &Path,
+    key: Option<&str>,
+) -> Result<Exit, CliFailure> {
+    let keys = public_keys(file, key)?;
+    let unreadable = |error: &std::io::Error| {
+        CliFailure::because(
+            Exit::NotFound,
+            format_args!("cannot read {}", file.display()),
+            error,
+        )
+    };
+    let export = std::fs::File::open(file).map_err(|error| unreadable(&error))?;
+    let summary =
+        crate::journal::verify::verify(BufReader::new(export), &keys).map_err(|broken| {
+            let mut failure = CliFailure::because(Exit::Data, "the trail does not verify", &broken)
+                .advise("compare with another export; the record named is the first that is wrong");
+            failure.code = Some(broken.code().text().to_owned());
+            failure
+        })?;
+    let verified = Verified {
+        fleet: summary.fleet.to_string(),
+        first: summary.from,
+        last: summary.last,
+        checkpoints: summary.checkpoints,
+        hash: summary.hash.to_string(),
+        sealed_at: summary.sealed_at.into(),
+    };
+    print.show(&verified, |print, verified| {
+        let good = print.tint("good", Tone::Good);
+        print.line(format!(
+            "{good}: records {} to {} of fleet {}, {} checkpoints, exported {}",
+            verified.first,
+            verified.last,
+            verified.fleet,
+            verified.checkpoints,
+            print.ago(verified.sealed_at)
+        ))
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// What a sound export holds.
+#[derive(Debug, Serialize)]
+struct Verified {
+    fleet: String,
+    first: u64,
+    last: u64,
+    checkpoints: u64,
+    hash: String,
+    sealed_at: Stamp,
+}
+
+/// The key given, or those in the file beside the export: one a line.
+fn public_keys(file: &Path, key: Option<&str>) -> Result<Vec<PublicKey>, CliFailure> {
+    let wrong = |what: String| {
+        CliFailure::new(Exit::Usage, what).advise(
+            "give --key with 64 hex digits, or a file that holds them; `flotilla audit export` writes one",
+        )
+    };
+    if let Some(text) = key
+        && let Ok(key) = text.parse::<PublicKey>()
+    {
+        return Ok(vec![key]);
+    }
+    let path = key.map_or_else(|| key_file(file), std::path::PathBuf::from);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        wrong(format!(
+            "cannot read the public key {}: {error}",
+            path.display()
+        ))
+    })?;
+    text.split_whitespace()
+        .map(|line| {
+            line.parse()
+                .map_err(|_| wrong(format!("{} holds no public key", path.display())))
+        })
+        .collect()
+}

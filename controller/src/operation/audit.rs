@@ -1,0 +1,176 @@
+//! The audit trail.
+
+use std::io::{self, Write};
+
+use axum::body::Bytes;
+use protocol::ErrorCode;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
+use super::{Operations, Who};
+use crate::clock;
+use crate::domain::access::caller::Caller;
+use crate::domain::fleet::Fleet;
+use crate::journal::Stored;
+use crate::operation::failure::Failure;
+
+/// Most records in one answer.
+const RECORDS_MAX: u32 = 1000;
+
+/// Records in one answer unless the caller says otherwise.
+const RECORDS_DEFAULT: u32 = 100;
+
+/// Chunks of an export that wait for a slow reader. The writer blocks when they
+/// are full, on a thread of its own.
+const EXPORT_CHUNKS_MAX: usize = 8;
+
+/// Size of such a chunk, in bytes.
+const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
+
+impl Operations {
+    /// Records of the trail, oldest first.
+    ///
+    /// # Errors
+    /// When it is denied, or the journal cannot be read.
+    pub fn read_audit(&self, who: &Who, asked: &ReadAudit) -> Result<RecordPage, Failure> {
+        let fleet = self.engine.fleet();
+        self.may(who, &fleet, ("audit", "read"), &[])?;
+        let journal = self.engine.journal();
+        let limit = u64::from(asked.limit.unwrap_or(RECORDS_DEFAULT).clamp(1, RECORDS_MAX));
+        let head = fleet.seq();
+        let from = match asked.after {
+            Some(after) => after.saturating_add(1),
+            None => (head + 1).saturating_sub(limit).max(1),
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let records = journal.read(from, limit).map_err(|error| {
+            Failure::fault(
+                ErrorCode::JournalUnavailable,
+                "the journal cannot be read",
+                &error,
+            )
+        })?;
+        Ok(RecordPage {
+            records: records.iter().map(|stored| view(&fleet, stored)).collect(),
+            head,
+        })
+    }
+
+    /// The whole trail, as `flotilla audit verify` reads it.
+    ///
+    /// # Errors
+    /// When it is denied.
+    pub fn export_audit(&self, who: &Who) -> Result<ReceiverStream<io::Result<Bytes>>, Failure> {
+        let fleet = self.engine.fleet();
+        self.may(who, &fleet, ("audit", "export"), &[])?;
+        let (chunks, stream) = mpsc::channel(EXPORT_CHUNKS_MAX);
+        let journal = self.engine.journal().clone();
+        // Ends by itself: with the trail, or when the reader goes.
+        std::mem::drop(tokio::task::spawn_blocking(move || {
+            let mut writer = ChunkWriter {
+                chunks,
+                buffer: Vec::with_capacity(EXPORT_CHUNK_BYTES),
+            };
+            let written = journal.export(1, clock::now(), &mut writer);
+            if let Err(error) = written {
+                tracing::warn!(%error, "an export of the audit trail broke off");
+                writer.fail(io::Error::other("the export broke off"));
+            } else if writer.flush().is_err() {
+                tracing::debug!("the reader of an export went");
+            }
+        }));
+        Ok(ReceiverStream::new(stream))
+    }
+
+    /// What verifies the trail.
+    ///
+    /// # Errors
+    /// When it is denied.
+    pub fn audit_key(&self, who: &Who) -> Result<AuditKey, Failure> {
+        let fleet = self.engine.fleet();
+        self.may(who, &fleet, ("audit", "read"), &[])?;
+        let current = (self.about.signing)();
+        let mut keys = fleet.trust().controller_keys.clone();
+        keys.insert(current);
+        Ok(AuditKey {
+            public_keys: keys.iter().map(ToString::to_string).collect(),
+            fleet: fleet.id().to_string(),
+        })
+    }
+}
+
+/// Hands what is written to a stream, in chunks.
+struct ChunkWriter {
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl ChunkWriter {
+    fn fail(&self, error: io::Error) {
+        if self.chunks.blocking_send(Err(error)).is_err() {
+            tracing::debug!("the reader of an export went");
+        }
+    }
+}
+
+impl Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= EXPORT_CHUNK_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        self.chunks
+            .blocking_send(Ok(chunk))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+fn view(fleet: &Fleet, stored: &Stored) -> RecordView {
+    let record = &stored.record;
+    let caller = match record.by {
+        Caller::Principal { id, .. } => fleet
+            .access()
+            .principal(id)
+            .map_or_else(|| id.to_string(), |principal| principal.name.clone()),
+        Caller::Host => "host".to_owned(),
+        Caller::Node(node) => super::command::node_name(fleet, node),
+        Caller::System => "system".to_owned(),
+        Caller::Anonymous => "anonymous".to_owned(),
+    };
+    RecordView {
+        sequence: record.seq,
+        at: record.at.into(),
+        caller,
+        kind: record.event.name().to_owned(),
+        summary: summary(record),
+        hash: stored.hash.to_string(),
+    }
+}
+
+/// The event's content on one line: its fields as they are recorded. Secrets are
+/// stored as digests, and are left out even so.
+fn summary(record: &crate::domain::audit::record::Record) -> String {
+    let Ok(serde_json::Value::Object(outer)) = serde_json::to_value(&record.event) else {
+        return record.operation.clone();
+    };
+    let fields: Vec<_> = outer
+        .values()
+        .filter_map(serde_json::Value::as_object)
+        .flatten()
+        .filter(|(name, value)| *name != "secret" && !value.is_null())
+        .map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name}={text}"),
+            None => format!("{name}={value}"),
+        })
+        .collect();
+    fields.join(" ")
+}

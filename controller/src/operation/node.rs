@@ -1,0 +1,288 @@
+//! Nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::ErrorCode;
+use protocol::id::NodeId;
+use protocol::label::Labels;
+use protocol::state::StateValue;
+
+use super::view::node::{
+    BudgetsView, FactsView, ListNodes, NodeDetail, NodeList, NodeView, ProblemView, RelabelNode,
+    RenameNode, ReplaceNode, Resolution, ResolveNode, RevokeNode,
+};
+use super::{Operations, Who, find_node, find_selector};
+use crate::domain::fleet::admit::ApproveNode;
+use crate::domain::fleet::manage;
+use crate::domain::fleet::node::Node;
+use crate::domain::operation::Operation;
+use crate::operation::failure::Failure;
+
+impl Operations {
+    /// Nodes that a selector matches and that the caller may see, by name.
+    ///
+    /// # Errors
+    /// When it is denied, or the selector is wrong.
+    pub fn list_nodes(&self, who: &Who, asked: &ListNodes) -> Result<NodeList, Failure> {
+        let fleet = self.engine.fleet();
+        let reach = self.reach(who, &fleet, ("node", "read"))?;
+        let selector = match asked.selector.as_deref() {
+            Some(text) => Some(find_selector(text)?),
+            None => None,
+        };
+        let mut nodes: Vec<_> = fleet
+            .nodes()
+            .filter(|node| reach.covers(node))
+            .filter(|node| match &selector {
+                Some(selector) => selector.matches(node.subject()),
+                None => !node.has_left(),
+            })
+            .map(|node| self.node_view(node))
+            .collect();
+        nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        Ok(NodeList { nodes })
+    }
+
+    /// One node with all that is known of it.
+    ///
+    /// # Errors
+    /// When it is denied, or there is no such node.
+    pub fn show_node(&self, who: &Who, node: &str) -> Result<NodeDetail, Failure> {
+        let fleet = self.engine.fleet();
+        let node = self.visible_node(who, &fleet, node, ("node", "read"))?;
+        let mut detail = NodeDetail {
+            node: self.node_view(node),
+            facts: None,
+            budgets: None,
+            suspicion: node
+                .suspicion
+                .as_ref()
+                .map(|suspicion| format!("{}: {}", suspicion.doubt.name(), suspicion.detail)),
+        };
+        for item in self.states(node.id)? {
+            match item.value {
+                StateValue::Facts(facts) => {
+                    detail.facts = Some(FactsView {
+                        at: item.at.into(),
+                        hostname: facts.hostname,
+                        os: facts.os,
+                        kernel: facts.kernel,
+                        arch: facts.arch,
+                        cpus: facts.cpus,
+                        memory_bytes: facts.memory_bytes,
+                        virtualisation: facts.virtualisation,
+                        docker: facts.docker,
+                        booted_at: facts.booted_at.into(),
+                        certificate_expires_at: facts.certificate_expires_at.into(),
+                    });
+                }
+                StateValue::Budgets(budgets) => {
+                    detail.budgets = Some(BudgetsView {
+                        at: item.at.into(),
+                        memory_bytes: budgets.memory_bytes,
+                        flash_bytes: budgets.flash_bytes,
+                        sent_bytes: budgets.sent_bytes,
+                        received_bytes: budgets.received_bytes,
+                        outbox_entries: budgets.outbox_entries,
+                        outbox_bytes: budgets.outbox_bytes,
+                        shed_samples: budgets.shed_samples,
+                    });
+                }
+                StateValue::Health(_) => {}
+            }
+        }
+        Ok(detail)
+    }
+
+    /// Gives a node another name.
+    ///
+    /// # Errors
+    /// When it is denied, or the name is taken or malformed.
+    pub async fn rename_node(
+        &self,
+        who: &Who,
+        node: &str,
+        asked: RenameNode,
+    ) -> Result<NodeView, Failure> {
+        let node = self.node_id(who, node)?;
+        let name = asked.name;
+        let operation = Operation::RenameNode(manage::RenameNode { node, name });
+        self.change_node(who, node, operation).await
+    }
+
+    /// Sets and removes labels.
+    ///
+    /// # Errors
+    /// When it is denied, or a label is malformed.
+    pub async fn relabel_node(
+        &self,
+        who: &Who,
+        node: &str,
+        asked: RelabelNode,
+    ) -> Result<NodeView, Failure> {
+        let node = self.node_id(who, node)?;
+        let set = Labels::from_pairs(asked.set)
+            .map_err(|error| Failure::new(error.code(), error.to_string()))?;
+        let remove: BTreeSet<String> = asked.remove.into_iter().collect();
+        let operation = Operation::RelabelNode(manage::RelabelNode { node, set, remove });
+        self.change_node(who, node, operation).await
+    }
+
+    /// Lets a node in that waits.
+    ///
+    /// # Errors
+    /// When it is denied, or the node does not wait.
+    pub async fn approve_node(&self, who: &Who, node: &str) -> Result<NodeView, Failure> {
+        let node = self.node_id(who, node)?;
+        let operation = Operation::ApproveNode(ApproveNode { node });
+        self.change_node(who, node, operation).await
+    }
+
+    /// Cuts a node off for ever.
+    ///
+    /// # Errors
+    /// When it is denied, or the node has left already.
+    pub async fn revoke_node(
+        &self,
+        who: &Who,
+        node: &str,
+        asked: RevokeNode,
+    ) -> Result<NodeView, Failure> {
+        let node = self.node_id(who, node)?;
+        let reason = asked.reason;
+        let operation = Operation::RevokeNode(manage::RevokeNode { node, reason });
+        self.change_node(who, node, operation).await
+    }
+
+    /// Lets another node take over this one's name, labels and duties.
+    ///
+    /// # Errors
+    /// When it is denied, or the other is not active.
+    pub async fn replace_node(
+        &self,
+        who: &Who,
+        node: &str,
+        asked: ReplaceNode,
+    ) -> Result<NodeView, Failure> {
+        let old = self.node_id(who, node)?;
+        let new = self.node_id(who, &asked.with)?;
+        let operation = Operation::ReplaceNode(manage::ReplaceNode { old, new });
+        self.change_node(who, new, operation).await
+    }
+
+    /// Decides about an identity that was seen twice.
+    ///
+    /// # Errors
+    /// When it is denied, or the identity is not in doubt.
+    pub async fn resolve_node(
+        &self,
+        who: &Who,
+        node: &str,
+        asked: ResolveNode,
+    ) -> Result<NodeView, Failure> {
+        let node = self.node_id(who, node)?;
+        let operation = match asked.decision {
+            Resolution::Keep => Operation::ResolveIdentity(manage::ResolveIdentity {
+                node,
+                note: "kept by an operator".to_owned(),
+            }),
+            Resolution::Revoke => Operation::RevokeNode(manage::RevokeNode {
+                node,
+                reason: "identity seen twice".to_owned(),
+            }),
+        };
+        self.change_node(who, node, operation).await
+    }
+
+    async fn change_node(
+        &self,
+        who: &Who,
+        node: NodeId,
+        operation: Operation,
+    ) -> Result<NodeView, Failure> {
+        self.submit(who, operation).await?;
+        let fleet = self.engine.fleet();
+        Ok(self.node_view(find_node(&fleet, &node.to_string())?))
+    }
+
+    /// The id that a text means. Whoever may see no node learns nothing of names.
+    pub(super) fn node_id(&self, who: &Who, text: &str) -> Result<NodeId, Failure> {
+        let fleet = self.engine.fleet();
+        match find_node(&fleet, text) {
+            Ok(node) => Ok(node.id),
+            Err(missing) => {
+                self.reach(who, &fleet, ("node", "read"))?;
+                Err(missing)
+            }
+        }
+    }
+
+    /// A node by id or name, if the caller holds a permission on it.
+    pub(super) fn visible_node<'a>(
+        &self,
+        who: &Who,
+        fleet: &'a crate::domain::fleet::Fleet,
+        text: &str,
+        permission: (&'static str, &'static str),
+    ) -> Result<&'a Node, Failure> {
+        match find_node(fleet, text) {
+            Ok(node) => {
+                self.may(who, fleet, permission, &[node.id])?;
+                Ok(node)
+            }
+            Err(missing) => {
+                self.reach(who, fleet, permission)?;
+                Err(missing)
+            }
+        }
+    }
+
+    fn states(&self, node: NodeId) -> Result<Vec<protocol::state::StateItem>, Failure> {
+        self.uplink.states(node).map_err(|error| {
+            Failure::fault(
+                ErrorCode::StoreFailed,
+                "the node's states cannot be read",
+                &error,
+            )
+        })
+    }
+
+    fn node_view(&self, node: &Node) -> NodeView {
+        let presence = self.uplink.presence(node.id);
+        let health = presence.health.iter().flat_map(|health| &health.problems);
+        let problems = health
+            .map(|problem| ProblemView {
+                code: problem.code.clone(),
+                detail: problem.detail.clone(),
+            })
+            .collect();
+        let state = match node.suspicion {
+            Some(_) if node.is_active() => "suspect",
+            Some(_) | None => node.state.name(),
+        };
+        NodeView {
+            id: node.id,
+            name: node.name.clone(),
+            labels: pairs(&node.labels),
+            state: state.to_owned(),
+            link: presence.link.name().to_owned(),
+            proven_at: presence.proven_at.map(Into::into),
+            session_since: presence.since.map(Into::into),
+            agent_version: presence
+                .agent_version
+                .or_else(|| Some(node.facts.agent_version.clone()))
+                .filter(|version| !version.is_empty()),
+            clock_offset_ms: presence.clock_offset_ms,
+            joined_at: node.joined_at.into(),
+            problems,
+        }
+    }
+}
+
+/// Labels as a map.
+pub(super) fn pairs(labels: &Labels) -> BTreeMap<String, String> {
+    labels
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}

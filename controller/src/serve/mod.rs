@@ -1,0 +1,482 @@
+//! `flotilla serve`: the controller, put together.
+//!
+//! Owns the order in which parts are opened and started, and what each is given.
+//! **Invariant:** this is the only place where parts meet; each gets the handles
+//! that it needs and nothing else. Start-up is recovery: whatever a crash left
+//! is taken up by the parts as they open.
+
+pub mod broker;
+pub mod signal;
+pub mod store;
+
+pub(crate) mod first;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use protocol::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::api::health::{Health, Probe, TICK};
+use crate::api::{self, Face, ServeApiError};
+use crate::broker::Pipe;
+use crate::cli::args::Serve;
+use crate::cli::failure::CliFailure;
+use crate::clock;
+use crate::config::Config;
+use crate::domain::access::caller::Caller;
+use crate::domain::digest::Digest;
+use crate::domain::fleet::trust::PublishTrust;
+use crate::domain::operation::Operation;
+use crate::engine::Engine;
+use crate::exit::Exit;
+use crate::host::{self, HostSocket};
+use crate::operation::{About, Operations};
+use crate::pki::Pki;
+use crate::pki::enrolment::{Addresses, Enrolment};
+use crate::series::Series;
+use crate::supervisor::{Ended, Stage, Supervisor};
+use crate::telemetry::Metrics;
+use crate::telemetry::log::{self, RecentLog};
+use crate::uplink::intake::Intake;
+use crate::uplink::{self, Uplink};
+use store::{coded, hostname, open, write_whole};
+
+/// What `--ready-file` gets, as one JSON object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Base URL of the API.
+    pub api: String,
+    /// PEM file with the fleet's CA.
+    pub ca_file: PathBuf,
+    /// Profile with an admin key, if there is one.
+    pub profile: Option<PathBuf>,
+    /// Broker addresses told to nodes.
+    pub broker: Vec<String>,
+    /// Local nodes; none but with `flotilla quickstart`.
+    pub nodes: Vec<ReadyNode>,
+}
+
+/// A local node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyNode {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its state directory.
+    pub state_dir: PathBuf,
+    /// Its runtime directory.
+    pub runtime_dir: PathBuf,
+    /// Process id of its agent.
+    pub pid: u32,
+}
+
+/// A controller whose parts have started.
+pub struct Controller {
+    /// Joins the parts' tasks.
+    pub supervisor: Supervisor,
+    /// What faces ask.
+    pub operations: Arc<Operations>,
+    /// Changes the fleet.
+    pub engine: Engine,
+    /// Presence of nodes.
+    pub uplink: Uplink,
+    /// Where the API listens.
+    pub api_address: SocketAddr,
+    /// Where the embedded broker listens for MQTT.
+    pub broker_address: Option<SocketAddr>,
+    /// What to tell whoever waits for the start.
+    pub ready: Ready,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// What to print, and the code to exit with.
+pub fn run(asked: Serve) -> Result<Exit, CliFailure> {
+    let config = crate::cli::config::load(&asked.source)?;
+    let recent = log::start(&config.log)
+        .map_err(|error| CliFailure::because(Exit::Config, "cannot log", &error))?;
+    runtime()?.block_on(serve(config, recent, asked))
+}
+
+/// The runtime of everything but the API.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliFailure> {
+    raise_descriptor_limit();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliFailure::because(Exit::Bug, "cannot start a runtime", &error))
+}
+
+/// Each node takes three descriptors on the embedded broker; many shells give
+/// 1024 and allow far more.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, CliFailure> {
+    let state_dir = config.state_dir.clone();
+    let controller = start(config, recent).await?;
+    if asked.restored {
+        let reason = "restored from a backup (serve --restored)".to_owned();
+        host::raise_incarnation(&controller.engine, reason)
+            .await
+            .map_err(|failure| CliFailure::new(Exit::Store, failure.detail))?;
+    }
+    let mut ready = controller.ready;
+    ready.profile = first::admin_profile(&controller.engine, &state_dir, &ready).await?;
+    if let Some(file) = &asked.ready_file {
+        write_ready(file, &ready)?;
+    }
+    tracing::info!(api = ready.api, broker = ?ready.broker, "the controller is ready");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let ended = controller.supervisor.run(signal::asked_to_stop()).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    conclude(&ended)
+}
+
+/// What the end of the supervisor means for the process.
+pub(crate) fn conclude(ended: &Ended) -> Result<Exit, CliFailure> {
+    match &ended.failure {
+        Some((task, reason)) => Err(CliFailure::new(ended.exit, format!("{task}: {reason}"))),
+        None if ended.abandoned.is_empty() => {
+            tracing::info!("stopped cleanly");
+            Ok(Exit::Ok)
+        }
+        None => {
+            tracing::warn!(tasks = ?ended.abandoned, "stopped by force");
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Writes the ready file in one step.
+pub(crate) fn write_ready(file: &Path, ready: &Ready) -> Result<(), CliFailure> {
+    serde_json::to_string(ready)
+        .map_err(std::io::Error::other)
+        .and_then(|text| write_whole(file, &format!("{text}\n")))
+        .map_err(|error| {
+            CliFailure::because(
+                Exit::CannotCreate,
+                format_args!("cannot write the ready file {}", file.display()),
+                &error,
+            )
+        })
+}
+
+/// Tells systemd something, where there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// Opens and starts everything.
+///
+/// # Errors
+/// The first part that cannot start, with what to do.
+pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliFailure> {
+    let started_at = clock::now();
+    let store::Store { pki, engine, task } = open(&config)?;
+    let mut supervisor = Supervisor::default();
+    supervisor.start(
+        "engine",
+        Stage::Store,
+        Exit::Store,
+        task.run(supervisor.stop(Stage::Store)),
+    );
+    let host_socket = HostSocket::bind(&config.state_dir)
+        .map_err(|error| CliFailure::because(Exit::CannotCreate, "no host socket", &error))?;
+    supervisor.start(
+        "host socket",
+        Stage::Intake,
+        Exit::Store,
+        host_socket.run(engine.clone(), supervisor.stop(Stage::Intake)),
+    );
+    publish_trust(&engine, &pki).await?;
+    run_pki(&mut supervisor, &pki, &engine);
+    let series = open_series(&mut supervisor, &config, &engine, started_at).await?;
+    let broker = broker::start(&mut supervisor, &config, &pki, &engine).await?;
+    let (broker_address, pipe) = (broker.address, Arc::clone(&broker.pipe));
+    let bound = api::bind(config.api.listen).map_err(cannot_serve)?;
+    let api_address = bound.address;
+    let address = advertised(&config, api_address);
+    let brokers = broker.advertised(&config, &address);
+    let uplink = open_uplink(&mut supervisor, &config, &engine, &pki, broker, &series)?;
+    let addresses = Addresses {
+        brokers: brokers.clone(),
+        controllers: vec![address.clone()],
+    };
+    let enrolment = Enrolment::new(engine.clone(), pki.clone(), addresses, Arc::new(clock::now));
+    let health = Arc::new(Health::new(probes(&engine, &uplink, &series, pipe)));
+    let about = About {
+        address: address.clone(),
+        authority: pki.authority_fingerprint(),
+        signing: {
+            let signing = pki.signing();
+            Box::new(move || signing.borrow().public())
+        },
+        configuration: format!("{config:#?}"),
+        started_at,
+        log: recent,
+    };
+    let operations = Arc::new(Operations::new(
+        engine.clone(),
+        uplink.clone(),
+        series,
+        about,
+    ));
+    let stop = supervisor.stop(Stage::Intake);
+    let face = Arc::new(Face::new(
+        Arc::clone(&operations),
+        Arc::new(Metrics::new()),
+        Arc::clone(&health),
+        &config.api,
+        stop.clone(),
+    ));
+    let router = api::router(&face, api::node::routes(enrolment));
+    let (tls, api_config) = (pki.api_tls(), config.api.clone());
+    supervisor.start("api", Stage::Intake, Exit::Unavailable, async move {
+        api::serve(bound, tls, router, &api_config, stop).await
+    });
+    run_pulse(&mut supervisor, health);
+    let ready = Ready {
+        api: format!("https://{address}"),
+        ca_file: write_ca(&config, &pki)?,
+        profile: None,
+        broker: brokers,
+        nodes: Vec::new(),
+    };
+    Ok(Controller {
+        supervisor,
+        operations,
+        engine,
+        uplink,
+        api_address,
+        broker_address,
+        ready,
+    })
+}
+
+fn cannot_serve(error: ServeApiError) -> CliFailure {
+    CliFailure::because(Exit::Unavailable, "cannot serve the API", &error)
+        .advise("choose another address with api.listen, or stop what listens there")
+}
+
+/// The CA beside the keys is private with them; operators get a copy.
+fn write_ca(config: &Config, pki: &Pki) -> Result<PathBuf, CliFailure> {
+    let path = config.state_dir.join("ca.pem");
+    write_whole(&path, pki.authority_pem()).map_err(|error| {
+        CliFailure::because(
+            Exit::CannotCreate,
+            format_args!("cannot write {}", path.display()),
+            &error,
+        )
+    })?;
+    Ok(path)
+}
+
+/// `host:port` under which others reach the API.
+fn advertised(config: &Config, bound: SocketAddr) -> String {
+    if let Some(address) = &config.api.advertise {
+        return address.clone();
+    }
+    if !bound.ip().is_unspecified() {
+        return bound.to_string();
+    }
+    let host = config.api.names.first().cloned().unwrap_or_else(hostname);
+    format!("{host}:{}", bound.port())
+}
+
+/// Records the trust set in force, so that sessions push it to nodes.
+async fn publish_trust(engine: &Engine, pki: &Pki) -> Result<(), CliFailure> {
+    let trust = Arc::clone(&pki.trust().borrow());
+    if engine.fleet().trust().version >= trust.version {
+        return Ok(());
+    }
+    let operation = Operation::PublishTrust(PublishTrust {
+        version: trust.version,
+        digest: Digest::of("flotilla trust set", &[&trust.signed.bytes]),
+        controller_keys: [pki.signing().borrow().public()].into(),
+    });
+    engine
+        .submit(Caller::System, None, operation)
+        .await
+        .map(|_| ())
+        .map_err(|error| {
+            coded(
+                Exit::Store,
+                error.code(),
+                "the trust set cannot be recorded",
+                &error,
+            )
+        })
+}
+
+fn run_pki(supervisor: &mut Supervisor, pki: &Pki, engine: &Engine) {
+    let stop = supervisor.stop(Stage::Work);
+    let running = pki.clone();
+    supervisor.start("certificates", Stage::Work, Exit::Store, async move {
+        running.run(clock::now, stop).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let stop = supervisor.stop(Stage::Work);
+    let mut signing = pki.signing();
+    let journal = engine.journal().clone();
+    supervisor.start("signing key", Stage::Work, Exit::Store, async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                changed = signing.changed() => match changed {
+                    Ok(()) => journal.set_key(Arc::clone(&signing.borrow_and_update())),
+                    Err(_) => {
+                        stop.cancelled().await;
+                        return Ok(());
+                    }
+                },
+            }
+        }
+    });
+}
+
+async fn open_series(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    engine: &Engine,
+    now: UnixMillis,
+) -> Result<Series, CliFailure> {
+    let fleet = engine.watch();
+    let settings = crate::series::Settings {
+        dir: config.state_dir.join("series"),
+        retention: config.series.retention,
+        retention_rollup: config.series.retention_rollup,
+        bytes_max: config.series.bytes_max,
+        remote_write: config.series.remote_write.as_ref().map(|remote| {
+            crate::series::remote::Settings {
+                url: remote.url.clone(),
+                bearer_token_file: remote.bearer_token_file.clone(),
+                ca_file: remote.ca_file.clone(),
+            }
+        }),
+        tags: Arc::new(move |id| {
+            let fleet = fleet.borrow();
+            let node = fleet.node(id)?;
+            Some((node.name.clone(), node.labels.clone()))
+        }),
+    };
+    let opened = tokio::task::spawn_blocking(move || Series::open(settings, now))
+        .await
+        .map_err(|error| CliFailure::because(Exit::Bug, "opening the series failed", &error))?;
+    let (series, upkeep) = opened.map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the stored metrics cannot be used",
+            &error,
+        )
+    })?;
+    let stop = supervisor.stop(Stage::Store);
+    supervisor.start("series", Stage::Store, Exit::Store, upkeep.run(stop));
+    Ok(series)
+}
+
+fn open_uplink(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    engine: &Engine,
+    pki: &Pki,
+    broker: broker::Broker,
+    series: &Series,
+) -> Result<Uplink, CliFailure> {
+    let intake = Intake::open(&config.state_dir.join("intake.redb")).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the intake store cannot be used",
+            &error,
+        )
+    })?;
+    let (uplink, task) = uplink::task::open(uplink::task::Parts {
+        heartbeat: config.session.heartbeat,
+        engine: engine.clone(),
+        pki: pki.clone(),
+        intake,
+        pipe: broker.pipe,
+        deliveries: broker.deliveries,
+        sink: series.clone(),
+        clock: Arc::new(clock::now),
+    })
+    .map_err(|error| coded(Exit::Store, error.code(), "the uplink cannot start", &error))?;
+    let stop = supervisor.stop(Stage::Work);
+    supervisor.start("uplink", Stage::Work, Exit::Store, task.run(stop));
+    Ok(uplink)
+}
+
+fn probes(
+    engine: &Engine,
+    uplink: &Uplink,
+    series: &Series,
+    pipe: Arc<dyn Pipe>,
+) -> Vec<(&'static str, Probe)> {
+    let journal = engine.clone();
+    let intake = uplink.clone();
+    let series = series.clone();
+    let well = |ok: bool, detail: String| if ok { Ok(()) } else { Err(detail) };
+    vec![
+        (
+            "journal",
+            Box::new(move || {
+                let health = journal.health();
+                well(health.ok, health.detail)
+            }),
+        ),
+        (
+            "intake",
+            Box::new(move || {
+                let health = intake.health();
+                well(health.ok, health.detail)
+            }),
+        ),
+        (
+            "series",
+            Box::new(move || {
+                let health = series.health();
+                well(health.ok, health.detail)
+            }),
+        ),
+        (
+            "broker",
+            Box::new(move || match pipe.state() {
+                crate::broker::PipeState::Up => Ok(()),
+                crate::broker::PipeState::Down => Err("there is no link to the broker".to_owned()),
+            }),
+        ),
+    ]
+}
+
+/// Proves every second that the main runtime moves, to `/healthz` and to
+/// systemd's watchdog.
+fn run_pulse(supervisor: &mut Supervisor, health: Arc<Health>) {
+    let stop = supervisor.stop(Stage::Store);
+    let watched = sd_notify::watchdog_enabled().is_some();
+    supervisor.start("pulse", Stage::Store, Exit::Bug, async move {
+        loop {
+            health.tick();
+            if watched {
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok::<(), std::convert::Infallible>(()),
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    });
+}
