@@ -39,7 +39,7 @@ pub(crate) struct World {
     pub(crate) now: UnixMillis,
     /// Has the role `admin` on the whole fleet.
     pub(crate) admin: Caller,
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl World {
