@@ -8,9 +8,6 @@
 //! the records led to, so each record takes effect once, whatever crashes; and
 //! records taken twice change nothing, so a cursor that was put back is harmless.
 
-#[cfg(test)]
-mod tests;
-
 use protocol::id::NodeId;
 
 use crate::domain::event::Event;
