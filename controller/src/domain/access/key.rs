@@ -178,7 +178,7 @@ mod tests {
             "flk1_".to_owned(),
             shown.to_ascii_uppercase(),
             format!("{shown}a"),
-            shown[..shown.len() - 1].to_owned(),
+            shown.chars().take(shown.len() - 1).collect(),
             shown.replace("flk1_", "flk2_"),
             format!("flk1_{}", "é".repeat(34)),
         ] {

@@ -1,5 +1,10 @@
 //! Given principals, roles, grants and keys, when access changes, then.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one variant that it means"
+)]
+
 use std::time::Duration;
 
 use protocol::ErrorCode;

@@ -1,5 +1,10 @@
 //! Given nodes, when commands are issued, cancelled and concluded, then.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one variant that it means"
+)]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

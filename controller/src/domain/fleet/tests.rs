@@ -1,5 +1,10 @@
 //! Given a fleet, when nodes join, are managed and fall into doubt, then.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one variant that it means"
+)]
+
 use std::collections::BTreeSet;
 
 use protocol::id::TokenId;

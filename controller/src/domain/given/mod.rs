@@ -1,6 +1,11 @@
 //! For tests: a fleet that things have happened to. Every request goes through
 //! the same `admit`, `decide` and `apply` as in the engine.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the one variant that it means"
+)]
+
 pub(crate) mod story;
 
 use std::collections::BTreeSet;

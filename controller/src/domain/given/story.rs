@@ -249,7 +249,7 @@ fn granting(world: &World, kind: u8, a: u8, b: u8) -> Operation {
         15 => Operation::CreateGrant(CreateGrant {
             principal,
             role: name,
-            on: (b % 2 == 0).then(|| "site=lyon".parse().unwrap()),
+            on: b.is_multiple_of(2).then(|| "site=lyon".parse().unwrap()),
         }),
         16 => create_key(principal, Some(&["node:read"])),
         17 => Operation::RotateKey(RotateKey {

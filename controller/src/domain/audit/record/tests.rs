@@ -73,7 +73,7 @@ fn what_is_no_record_is_malformed() {
         "",
         "{}",
         "null",
-        &line[..line.len() - 1],
+        line.strip_suffix('}').unwrap(),
         &line.replace(r#""seq":"#, r#""sequence":"#),
         &line.replace(r#""operation":"#, r#""more":1,"operation":"#),
     ] {
