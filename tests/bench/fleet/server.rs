@@ -84,6 +84,10 @@ impl Server {
             .arg(self.folder.join("state"))
             .args(["--nodes", "0", "--ready-file"])
             .arg(&ready)
+            // Where the tests find their programs is no setting of a controller's.
+            .env_remove("FLOTILLA_BIN_DIR")
+            // The profile of whoever runs the benchmark is none of its business.
+            .env("XDG_CONFIG_HOME", self.folder.join("config"))
             .envs(self.environment.iter().cloned());
         let log = self.folder.join("controller.log");
         self.process = Some(Process::start("flotilla", &mut command, &log));
