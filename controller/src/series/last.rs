@@ -9,7 +9,7 @@ use std::time::Duration;
 use protocol::id::NodeId;
 use protocol::telemetry::Label;
 use protocol::telemetry::catalogue::{Series, SeriesId, SeriesKind};
-use protocol::telemetry::frame::Frame;
+use protocol::telemetry::frame::{ColumnKey, Frame};
 use protocol::time::UnixMillis;
 
 /// Columns remembered for a node. A frame may carry as many; names that change
@@ -77,7 +77,7 @@ impl Last {
     /// Takes in a frame. Older values than those known change nothing.
     pub(super) fn take_in(&mut self, node: NodeId, frame: &Frame) {
         let known = self.nodes.entry(node).or_default();
-        for column in &frame.columns {
+        for (place, column) in frame.columns.iter().enumerate() {
             let values = || {
                 column
                     .values
@@ -89,7 +89,7 @@ impl Last {
                 continue;
             };
             let earlier = values().rev().nth(1);
-            known.put(column.key.series, &column.key.label, at_ms, value, earlier);
+            known.put(place, &column.key, (at_ms, value), earlier);
         }
         known.bound();
     }
@@ -172,19 +172,23 @@ fn rate_of(cell: &Cell, series: &Series) -> Option<f64> {
 }
 
 impl Node {
+    /// `place` is where the column stands in its frame: frames of one node have
+    /// the same order nearly always, so it is tried first.
     fn put(
         &mut self,
-        series: SeriesId,
-        label: &Label,
-        at_ms: u64,
-        value: i64,
+        place: usize,
+        key: &ColumnKey,
+        (at_ms, value): (u64, i64),
         earlier: Option<(u64, i64)>,
     ) {
-        let label = self.label(label);
-        let found = self
-            .cells
-            .iter_mut()
-            .find(|cell| cell.series == series && cell.label == label);
+        let (series, label) = (key.series, self.label(&key.label));
+        let is = |cell: &Cell| cell.series == series && cell.label == label;
+        let index = if self.cells.get(place).is_some_and(is) {
+            Some(place)
+        } else {
+            self.cells.iter().position(is)
+        };
+        let found = index.and_then(|index| self.cells.get_mut(index));
         let before = found.as_ref().map(|cell| (cell.at_ms, cell.value));
         if before.is_some_and(|(known_ms, _)| known_ms > at_ms) {
             return;

@@ -19,7 +19,7 @@ use super::*;
 fn server(statuses: &'static [u16]) -> (SocketAddr, std_mpsc::Receiver<(String, WriteRequest)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (seen, requests) = std_mpsc::channel();
+    let (seen, requests) = std_mpsc::sync_channel(64);
     std::thread::spawn(move || {
         for number in 0.. {
             let Ok((mut peer, _)) = listener.accept() else {
