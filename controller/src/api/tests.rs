@@ -332,9 +332,10 @@ async fn bad_requests_are_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_cut() {
-    let world =
-        World::new("api.handshake_timeout = '1s'\napi.header_timeout = '1s'\napi.body_timeout = '1s'")
-            .await;
+    let world = World::new(
+        "api.handshake_timeout = '1s'\napi.header_timeout = '1s'\napi.body_timeout = '1s'",
+    )
+    .await;
     let mut silent = TcpStream::connect(world.controller.api_address)
         .await
         .unwrap();

@@ -62,19 +62,77 @@ const INFLIGHT_MAX: u16 = 1024;
 /// Publishes that the broker may send before our PubAck.
 const RECEIVE_MAX: u16 = 4096;
 
+/// The port that IANA names for MQTT over TLS.
+const MQTTS_PORT: u16 = 8883;
+
 /// Where the broker is, and how to log in.
 #[derive(Clone)]
 pub struct ExternalConfig {
     /// The fleet whose topics are used.
     pub fleet: FleetId,
-    /// Host name or address.
-    pub host: String,
-    /// Port of the broker's TLS listener.
-    pub port: u16,
+    /// Where it listens.
+    pub address: ExternalAddress,
     /// TLS with the broker's CA and, usually, a client certificate.
     pub tls: Arc<ClientConfig>,
     /// User name and password, for brokers that want them.
     pub credentials: Option<(String, String)>,
+}
+
+/// Where an external broker listens. TLS in both cases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExternalAddress {
+    /// MQTT over TLS.
+    Mqtts {
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// MQTT over WebSocket over TLS: `wss://host:port/path`.
+    Wss(String),
+}
+
+/// A broker's URL that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url:?} is not mqtts://host[:port] or wss://host[:port]/path")]
+pub struct ParseAddressError {
+    url: String,
+}
+
+impl std::str::FromStr for ExternalAddress {
+    type Err = ParseAddressError;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        let refuse = || ParseAddressError {
+            url: url.to_owned(),
+        };
+        if url.starts_with("wss://") && url.len() > "wss://".len() {
+            return Ok(Self::Wss(url.to_owned()));
+        }
+        let rest = url.strip_prefix("mqtts://").ok_or_else(refuse)?;
+        let rest = rest.trim_end_matches('/');
+        // An IPv6 address stands in brackets in a URL, and bare everywhere else.
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(rest) => {
+                let (host, after) = rest.split_once(']').ok_or_else(refuse)?;
+                (host, after.strip_prefix(':'))
+            }
+            None => match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        if host.is_empty() {
+            return Err(refuse());
+        }
+        Ok(Self::Mqtts {
+            host: host.to_owned(),
+            port: match port {
+                Some(port) => port.parse().map_err(|_| refuse())?,
+                None => MQTTS_PORT,
+            },
+        })
+    }
 }
 
 /// A prepared pipe, whose [`ExternalBroker::run`] has still to be driven.
@@ -192,7 +250,7 @@ impl ExternalBroker {
             match ack.return_codes.first() {
                 Some(SubscribeReasonCode::Success(_)) => {
                     self.pipe.set_client(Some(client.clone()));
-                    tracing::info!(host = %self.config.host, "the broker is connected");
+                    tracing::info!(address = ?self.config.address, "the broker is connected");
                     Ok(())
                 }
                 other => Err(LinkError::Subscription(format!("{other:?}"))),
@@ -232,11 +290,17 @@ impl ExternalBroker {
     fn client(&self) -> Result<(AsyncClient, EventLoop), LinkError> {
         let packet_bytes_max = u32::try_from(limits::PACKET_BYTES_MAX).unwrap_or(u32::MAX);
         let id = format!("flotilla-controller-{}", self.config.fleet);
-        let mut options = MqttOptions::new(id, (self.config.host.as_str(), self.config.port));
+        let tls = TlsConfiguration::Rustls(Arc::clone(&self.config.tls));
+        let mut options = match &self.config.address {
+            ExternalAddress::Mqtts { host, port } => {
+                let mut options = MqttOptions::new(id, (host.as_str(), *port));
+                options.set_transport(Transport::tls_with_config(tls));
+                options
+            }
+            ExternalAddress::Wss(url) => MqttOptions::websocket_with_tls_config(id, url, tls)
+                .map_err(|error| LinkError::Options(error.to_string()))?,
+        };
         options
-            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(
-                Arc::clone(&self.config.tls),
-            )))
             .set_keep_alive(KEEP_ALIVE_S)
             .set_clean_start(true)
             .set_session_expiry_interval(Some(0))
@@ -310,3 +374,6 @@ fn jittered(wait: Duration) -> Duration {
     let half = wait / 2;
     half + half.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

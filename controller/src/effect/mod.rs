@@ -31,9 +31,10 @@ pub fn after(journal: &JournalReader, cursor: u64) -> Result<Vec<Recorded>, Jour
         .read(cursor + 1, RECORDS_MAX)?
         .into_iter()
         .map(|stored| {
-            let targets = match &stored.record.event {
-                Event::CommandIssued(issued) => targets(journal, issued.command)?,
-                _ => Vec::new(),
+            let targets = if let Event::CommandIssued(issued) = &stored.record.event {
+                targets(journal, issued.command)?
+            } else {
+                Vec::new()
             };
             Ok(Recorded {
                 record: stored.record,

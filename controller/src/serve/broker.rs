@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::broker::embedded::{EmbeddedBroker, EmbeddedConfig};
-use crate::broker::external::{ExternalBroker as Client, ExternalConfig};
+use crate::broker::external::{ExternalBroker as Client, ExternalConfig, ParseAddressError};
 use crate::broker::{Deliveries, Pipe};
 use crate::cli::failure::CliFailure;
 use crate::clock;
@@ -19,9 +19,6 @@ use crate::pki::Pki;
 use crate::serve::store::host_of;
 use crate::supervisor::{Stage, Supervisor};
 use crate::uplink::FleetGate;
-
-/// Port of MQTT over TLS when a URL names none (IANA, secure-mqtt).
-const MQTTS_PORT: u16 = 8883;
 
 /// The pipe to nodes.
 pub struct Broker {
@@ -93,18 +90,8 @@ fn client(
 ) -> Result<Broker, CliFailure> {
     let address = external
         .url
-        .strip_prefix("mqtts://")
-        .unwrap_or(&external.url);
-    let (host, port) = match host_of(address) {
-        Some(host) => (
-            host.to_owned(),
-            address
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.trim_end_matches('/').parse().ok())
-                .ok_or_else(|| wrong(format!("{} has no port", external.url)))?,
-        ),
-        None => (address.to_owned(), MQTTS_PORT),
-    };
+        .parse()
+        .map_err(|error: ParseAddressError| wrong(error.to_string()))?;
     let credentials = match (&external.username, &external.password_file) {
         (Some(user), Some(file)) => {
             let password =
@@ -116,8 +103,7 @@ fn client(
     };
     let (broker, deliveries) = Client::new(ExternalConfig {
         fleet: engine.fleet().id(),
-        host,
-        port,
+        address,
         tls: Arc::new(client_tls(external, pki)?),
         credentials,
     });

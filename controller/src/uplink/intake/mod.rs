@@ -477,10 +477,9 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     }
     if !batch.quarantine.is_empty() {
         let mut table = transaction.open_table(QUARANTINE)?;
-        let mut next = table.last()?.map_or(0, |(key, _)| key.value() + 1);
-        for entry in &batch.quarantine {
-            table.insert(next, encode(entry).as_slice())?;
-            next += 1;
+        let first = table.last()?.map_or(0, |(key, _)| key.value() + 1);
+        for (number, entry) in (first..).zip(&batch.quarantine) {
+            table.insert(number, encode(entry).as_slice())?;
         }
         while redb::ReadableTableMetadata::len(&table)? > QUARANTINE_COUNT_MAX {
             table.pop_first()?;

@@ -125,15 +125,18 @@ impl Medium {
 
     /// Tells a damaged file from one that cannot be read.
     fn refuse(&self, error: redb::Error) -> IntakeError {
-        let damaged = match &error {
-            redb::Error::Corrupted(_)
-            | redb::Error::TableDoesNotExist(_)
-            | redb::Error::TableTypeMismatch { .. } => true,
-            redb::Error::Io(io) => matches!(
+        let damaged = if let redb::Error::Io(io) = &error {
+            matches!(
                 io.kind(),
                 std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-            ),
-            _ => false,
+            )
+        } else {
+            matches!(
+                error,
+                redb::Error::Corrupted(_)
+                    | redb::Error::TableDoesNotExist(_)
+                    | redb::Error::TableTypeMismatch { .. }
+            )
         };
         if damaged {
             self.damaged(&error.to_string())
