@@ -247,7 +247,7 @@ impl Executor {
     }
 
     /// Ends every command: what waits is not started, what runs is killed.
-    /// Returns the receipts that are still owed, within [`SHUTDOWN_MAX`].
+    /// Returns the receipts that are still owed, within four seconds.
     pub async fn shutdown(&mut self) -> Vec<Receipt> {
         let waiting: Vec<CommandId> = self
             .waiting

@@ -6,12 +6,12 @@
 //! sure that nothing runs twice, is written by the caller before a command
 //! comes here.
 //!
-//! - [`allow`]: which argument lists run. Pure.
-//! - [`confine`]: which files are read.
-//! - [`process`]: one child process, from start to certain end.
-//! - [`capture`], [`progress`]: what is kept, and what is shown meanwhile.
-//! - [`run`](mod@run), [`service`], [`logs`]: the actions.
-//! - [`executor`]: lanes, slots, cancellation, receipts.
+//! - `allow`: which argument lists run. Pure.
+//! - `confine`: which files are read.
+//! - `process`: one child process, from start to certain end.
+//! - `capture`, `progress`: what is kept, and what is shown meanwhile.
+//! - `run`, `service`, `logs`: the actions.
+//! - `executor`: lanes, slots, cancellation, receipts.
 //!
 //! **Invariant:** one stuck, oversized or malformed command never delays
 //! another, and each ends in exactly one receipt.
