@@ -252,6 +252,40 @@ fn the_journal_does_not_grow_with_anonymous_requests() {
 }
 
 #[test]
+fn anonymous_callers_do_not_get_each_others_answers() {
+    let disk = Disk::default();
+    let (mut writer, admin) = writer(&disk);
+    let token = Operation::CreateToken(crate::domain::fleet::token::CreateToken {
+        secret: SecretDigest::of(&[2; 32]),
+        labels: protocol::label::Labels::new(),
+        lifetime: crate::domain::given::HOUR,
+        uses_max: 5,
+        approval: crate::domain::fleet::token::Approval::Automatic,
+        replaces: None,
+    });
+    let made = one(&mut writer, asks(admin, None, token), &at(1)).unwrap();
+    let [Event::TokenCreated(token)] = &made.events[..] else {
+        panic!("{made:?}");
+    };
+    for n in 1..=2 {
+        let join = admission(token.token, n, "edge");
+        let joined = one(
+            &mut writer,
+            asks(Caller::Anonymous, Some(request(1)), join),
+            &at(2),
+        )
+        .unwrap();
+        assert!(!joined.replayed);
+        assert!(
+            writer
+                .fleet()
+                .node(crate::domain::given::node_id(n))
+                .is_some()
+        );
+    }
+}
+
+#[test]
 fn a_callers_refusals_beyond_a_rate_are_counted() {
     let disk = Disk::default();
     let (mut writer, _) = writer(&disk);

@@ -78,7 +78,13 @@ fn a_writer_that_is_behind_writes_nothing() {
     let records = records();
     let mut journal = disk.create();
     journal.append(0, &of(&records[..3])).unwrap();
-    for (expected, batch) in [(0, &records[..3]), (2, &records[2..4]), (3, &records[5..6])] {
+    for (expected, batch) in [
+        (0, &records[..3]),
+        (2, &records[2..4]),
+        (3, &records[5..6]),
+        (2, &records[..0]),
+        (2, &records[3..4]),
+    ] {
         let error = journal.append(expected, &of(batch)).unwrap_err();
         assert!(matches!(error, JournalError::Conflict { .. }), "{error:?}");
         assert_eq!(error.code().text(), "journal.unavailable");

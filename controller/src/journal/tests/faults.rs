@@ -46,6 +46,7 @@ fn a_journal_that_cannot_be_opened_again_says_so_until_it_can() {
     let error = journal.append(5, &of(&records[5..7])).unwrap_err();
     assert!(matches!(error, JournalError::Closed(_)), "{error:?}");
     assert_eq!(error.code().text(), "journal.unavailable");
+    assert!(disk.bytes().is_empty(), "nothing was made in its place");
     disk.put(good);
     disk.fail_syncs(false);
     journal.append(5, &of(&records[5..7])).unwrap();
