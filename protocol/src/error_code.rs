@@ -368,7 +368,7 @@ impl ErrorCode {
                 AfterFix,
                 Operator,
                 "the controller's incarnation is below one that the node has obeyed",
-                "restore the controller's backup with `flotilla restore`, which raises it",
+                "after restoring a backup, raise it with `flotilla recover incarnation`",
             ),
             Self::StreamGap => (
                 "stream.gap",
@@ -592,7 +592,7 @@ impl ErrorCode {
                 AfterFix,
                 Caller,
                 "a selector is not well-formed",
-                "see `flotilla help selectors`",
+                "see `flotilla node list --help`",
             ),
             Self::SelectorEmpty => (
                 "selector.matches_nothing",
@@ -600,7 +600,7 @@ impl ErrorCode {
                 AfterFix,
                 Caller,
                 "the selector matches no node",
-                "check it with `flotilla node list --on SELECTOR`, or pass --allow-empty",
+                "check it with `flotilla node list SELECTOR`, or pass --allow-empty",
             ),
             Self::CommandInvalid => (
                 "command.invalid",

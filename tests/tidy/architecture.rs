@@ -114,7 +114,7 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         name: "utoipa::",
-        owners: &["controller/src/api"],
+        owners: &["controller/src/api", "controller/src/operation/view"],
     },
     Owned {
         name: "zstd::",

@@ -153,14 +153,26 @@ pub enum Command {
     Quickstart(Quickstart),
 }
 
+const SELECTORS: &str = "\
+Selectors, wherever nodes are meant:
+  web-1                      the node of that name or id
+  site=lyon                  the label has the value
+  role!=db                   it has another value, or is not there
+  site in (lyon,paris)       it has one of the values
+  site notin (lyon,paris)    it has none of them
+  !gpu                       the label is not there
+  site=lyon,role!=db         all of the terms
+  *                          every node
+
+Examples:
+  flotilla node list
+  flotilla node list site=lyon,role!=db";
+
 /// `flotilla node …`
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// List nodes
-    #[command(
-        visible_alias = "ls",
-        after_help = "Examples:\n  flotilla node list\n  flotilla node list site=lyon,role!=db"
-    )]
+    #[command(visible_alias = "ls", after_help = SELECTORS)]
     List {
         /// Which nodes: `site=lyon,role!=db`; all without it
         selector: Option<String>,
@@ -648,6 +660,9 @@ pub struct Support {
     /// File to write [default: flotilla-support-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
+    /// On the controller's host: its configuration
+    #[command(flatten)]
+    pub source: ConfigSource,
 }
 
 /// `flotilla config …`

@@ -121,7 +121,11 @@ impl Client {
     pub(crate) async fn lines(&self, path: &str) -> Result<JsonLines, CliFailure> {
         let response = self.send(Method::GET, path, None::<&()>).await?;
         Ok(JsonLines {
-            chunks: Box::pin(response.bytes_stream()),
+            chunks: Box::pin(
+                response
+                    .bytes_stream()
+                    .map(|chunk| chunk.map(|bytes| bytes.to_vec())),
+            ),
             buffer: Vec::new(),
         })
     }
@@ -246,11 +250,11 @@ async fn decode<T: DeserializeOwned>(response: Response) -> Result<T, CliFailure
     })
 }
 
+type Chunks = std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<Vec<u8>>> + Send>>;
+
 /// Lines of a stream, decoded.
 pub(crate) struct JsonLines {
-    chunks: std::pin::Pin<
-        Box<dyn futures_util::Stream<Item = reqwest::Result<axum::body::Bytes>> + Send>,
-    >,
+    chunks: Chunks,
     buffer: Vec<u8>,
 }
 

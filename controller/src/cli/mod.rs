@@ -75,6 +75,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
             return Ok(Exit::Ok);
         }
         Command::Config(command) => return config::run(&mut print, command),
+        Command::Support(asked) => return support::run(&global, &mut print, asked).await,
         Command::Audit(args::Audit::Verify { file, key }) => {
             return audit::verify(&mut print, &file, key.as_deref());
         }
@@ -88,7 +89,6 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Metrics(_)
         | Command::Access(_)
         | Command::Audit(_)
-        | Command::Support(_)
         | Command::Recover(_)
         | Command::Serve(_)
         | Command::Quickstart(_) => {}
@@ -114,9 +114,9 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Metrics(asked) => metrics::run(session, asked).await,
         Command::Access(command) => access::run(session, command).await,
         Command::Audit(command) => audit::run(session, command).await,
-        Command::Support(asked) => support::run(session, asked).await,
         Command::Config(_)
         | Command::Completion { .. }
+        | Command::Support(_)
         | Command::Recover(_)
         | Command::Serve(_)
         | Command::Quickstart(_) => Err(CliFailure::new(

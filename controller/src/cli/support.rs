@@ -1,65 +1,68 @@
 //! `flotilla support`: one archive for whoever helps.
 //!
-//! **Invariant:** nothing in it is a secret: the configuration names files that
-//! hold secrets, and neither keys nor the profile's key are read.
+//! A bundle is wanted most when the controller is down, so one that cannot be
+//! reached is no failure: the bundle says so. On the controller's own host it
+//! also holds what its files tell. Secrets are taken out by `support`.
 
-use std::path::PathBuf;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
-
-use crate::cli::Session;
-use crate::cli::args::Support;
+use crate::cli::args::{Global, Support};
+use crate::cli::client::Client;
 use crate::cli::failure::CliFailure;
+use crate::cli::print::Printer;
+use crate::cli::profile;
 use crate::exit::Exit;
 use crate::operation::view::system::SupportView;
+use crate::support::{self, Answer, Subject};
 
-pub(super) async fn run(session: &mut Session, asked: Support) -> Result<Exit, CliFailure> {
-    let view: SupportView = session.client.get("/support").await?;
-    let to = asked.to.unwrap_or_else(|| {
-        let stamp = session.print.now().to_string().replace(':', "-");
-        PathBuf::from(format!("flotilla-support-{stamp}.tar.gz"))
-    });
-    let cannot = |error: &std::io::Error| {
-        CliFailure::because(
-            Exit::CannotCreate,
-            format_args!("cannot write {}", to.display()),
-            error,
-        )
+pub(super) async fn run(
+    global: &Global,
+    print: &mut Printer,
+    asked: Support,
+) -> Result<Exit, CliFailure> {
+    let answers = match ask(global).await {
+        Ok(view) => answers(&view),
+        Err(failure) => vec![answer("controller.txt", failure.to_string())],
     };
-    let bundle = pack(&view, session.print.now().0 / 1000).map_err(|error| cannot(&error))?;
-    std::fs::write(&to, bundle).map_err(|error| cannot(&error))?;
-    session.print.line(to.display().to_string())?;
+    let to = asked
+        .to
+        .unwrap_or_else(|| support::default_output(print.now()));
+    // Elsewhere than on the controller's host there is nothing to load.
+    let config = super::config::load(&asked.source)
+        .ok()
+        .filter(|config| config.state_dir.exists());
+    let subject = Subject {
+        config: config.as_ref(),
+        answers: &answers,
+        now: print.now(),
+    };
+    support::write(&subject, &to).map_err(|error| {
+        CliFailure::because(error.exit(), "no support bundle was written", &error)
+    })?;
+    print.line(to.display().to_string())?;
     super::note("Look into it before you send it: it names hosts and users.");
     Ok(Exit::Ok)
 }
 
-fn pack(view: &SupportView, at_s: u64) -> std::io::Result<Vec<u8>> {
-    let status = serde_json::to_string_pretty(&view.status).map_err(std::io::Error::other)?;
-    let versions = format!(
-        "flotilla (this command) {}\ncontroller {}\n",
-        env!("CARGO_PKG_VERSION"),
-        view.status.version
-    );
-    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    for (name, text) in [
-        ("versions.txt", versions),
-        ("status.json", status),
-        ("health.txt", view.parts.join("\n")),
-        ("configuration.txt", view.configuration.clone()),
-        ("metrics.txt", view.metrics.clone()),
-        ("log.txt", view.log.join("\n")),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o600);
-        header.set_mtime(at_s);
-        header.set_cksum();
-        archive.append_data(
-            &mut header,
-            format!("flotilla-support/{name}"),
-            text.as_bytes(),
-        )?;
+async fn ask(global: &Global) -> Result<SupportView, CliFailure> {
+    let key = std::env::var("FLOTILLA_KEY").ok();
+    let client = Client::new(profile::connection(global, key)?)?;
+    client.get("/support").await
+}
+
+fn answer(name: &str, text: String) -> Answer {
+    Answer {
+        name: name.to_owned(),
+        text,
     }
-    archive.into_inner()?.finish()
+}
+
+fn answers(view: &SupportView) -> Vec<Answer> {
+    let status =
+        serde_json::to_string_pretty(&view.status).unwrap_or_else(|error| error.to_string());
+    vec![
+        answer("status.json", status),
+        answer("health.txt", view.parts.join("\n")),
+        answer("configuration.txt", view.configuration.clone()),
+        answer("metrics.txt", view.metrics.clone()),
+        answer("log.txt", view.log.join("\n")),
+    ]
 }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use axum::body::Bytes;
 use protocol::ErrorCode;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,7 +60,7 @@ impl Operations {
     ///
     /// # Errors
     /// When it is denied.
-    pub fn export_audit(&self, who: &Who) -> Result<ReceiverStream<io::Result<Bytes>>, Failure> {
+    pub fn export_audit(&self, who: &Who) -> Result<ReceiverStream<io::Result<Vec<u8>>>, Failure> {
         let fleet = self.engine.fleet();
         self.may(who, &fleet, ("audit", "export"), &[])?;
         let (chunks, stream) = mpsc::channel(EXPORT_CHUNKS_MAX);
@@ -102,7 +101,7 @@ impl Operations {
 
 /// Hands what is written to a stream, in chunks.
 struct ChunkWriter {
-    chunks: mpsc::Sender<io::Result<Bytes>>,
+    chunks: mpsc::Sender<io::Result<Vec<u8>>>,
     buffer: Vec<u8>,
 }
 
@@ -127,7 +126,7 @@ impl Write for ChunkWriter {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        let chunk = std::mem::take(&mut self.buffer);
         self.chunks
             .blocking_send(Ok(chunk))
             .map_err(|_| io::ErrorKind::BrokenPipe.into())

@@ -25,7 +25,8 @@ use crate::cli::failure::CliFailure;
 use crate::cli::note;
 use crate::config::{self, Config};
 use crate::exit::Exit;
-use crate::serve::{self, Controller, Ready, signal};
+use crate::serve::signal::Signals;
+use crate::serve::{self, Controller, Ready};
 use crate::supervisor::Stage;
 use crate::telemetry::log;
 use crate::uplink::Link;
@@ -56,9 +57,10 @@ pub fn run(asked: Quickstart) -> Result<Exit, CliFailure> {
     let recent = log::start(&config.log)
         .map_err(|error| CliFailure::because(Exit::Config, "cannot log", &error))?;
     serve::runtime()?.block_on(async {
+        let signals = Signals::listen()?;
         let controller = serve::start(config, recent).await?;
         keep_addresses(&dir, &controller)?;
-        with_nodes(controller, &asked, &dir, &agent).await
+        with_nodes(controller, &asked, &dir, &agent, signals).await
     })
 }
 
@@ -67,11 +69,35 @@ async fn with_nodes(
     asked: &Quickstart,
     dir: &Path,
     agent: &Path,
+    mut signals: Signals,
 ) -> Result<Exit, CliFailure> {
-    let profile = operator::own_profile(&controller, dir).await?;
-    let agents = Agents::enrol(&controller, &profile, dir, agent, asked.nodes).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(&mut controller, asked, dir, agent) => prepared.map(|()| true),
+        () = signals.next() => Ok(false),
+    };
+    let ended = if matches!(prepared, Ok(true)) {
+        controller.supervisor.run(signals.asked_to_stop()).await
+    } else {
+        signals.leave_at_next();
+        controller.supervisor.run(std::future::ready(())).await
+    };
+    prepared?;
+    let exit = serve::conclude(&ended)?;
+    note("Stopped. Run the same command again to go on.");
+    Ok(exit)
+}
+
+/// Brings the nodes up and says how to go on.
+async fn prepare(
+    controller: &mut Controller,
+    asked: &Quickstart,
+    dir: &Path,
+    agent: &Path,
+) -> Result<(), CliFailure> {
+    let profile = operator::own_profile(controller, dir).await?;
+    let agents = Agents::enrol(controller, &profile, dir, agent, asked.nodes).await?;
     let started = agents.start(&mut controller.supervisor);
-    wait_for(&controller, &started).await?;
+    wait_for(controller, &started).await?;
     let mut ready = controller.ready.clone();
     ready.profile = Some(profile.clone());
     ready.nodes = started.iter().map(Agent::ready).collect();
@@ -80,10 +106,7 @@ async fn with_nodes(
         serve::write_ready(file, &ready)?;
     }
     welcome(&ready, dir, &profile, shared);
-    let ended = controller.supervisor.run(signal::asked_to_stop()).await;
-    let exit = serve::conclude(&ended)?;
-    note("Stopped. Run the same command again to go on.");
-    Ok(exit)
+    Ok(())
 }
 
 /// Waits until every node's link is up.

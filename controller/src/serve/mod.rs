@@ -41,6 +41,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::log::{self, RecentLog};
 use crate::uplink::intake::Intake;
 use crate::uplink::{self, Uplink};
+use signal::Signals;
 use store::{coded, hostname, open, write_whole};
 
 /// What `--ready-file` gets, as one JSON object.
@@ -123,6 +124,7 @@ fn raise_descriptor_limit() {
 }
 
 async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, CliFailure> {
+    let signals = Signals::listen()?;
     let state_dir = config.state_dir.clone();
     let controller = start(config, recent).await?;
     if asked.restored {
@@ -138,7 +140,7 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
     }
     tracing::info!(api = ready.api, broker = ?ready.broker, "the controller is ready");
     notify(&[sd_notify::NotifyState::Ready]);
-    let ended = controller.supervisor.run(signal::asked_to_stop()).await;
+    let ended = controller.supervisor.run(signals.asked_to_stop()).await;
     notify(&[sd_notify::NotifyState::Stopping]);
     conclude(&ended)
 }

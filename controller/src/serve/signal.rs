@@ -3,34 +3,58 @@
 //! The first SIGTERM or Ctrl-C asks for an ordered stop; the second one ends
 //! the process at once, which is safe: start-up is recovery.
 
-use crate::exit::Exit;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Resolves at the first SIGTERM or SIGINT; from then on the second one has its
-/// default effect and ends the process.
-pub async fn asked_to_stop() {
-    let (mut terminate, mut interrupt) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return std::future::pending().await;
-        }
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+use crate::cli::failure::CliFailure;
+use crate::exit::Exit;
+use crate::supervisor;
+
+/// Listens from its making on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes over SIGTERM and SIGINT.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn listen() -> Result<Self, CliFailure> {
+        let take = |kind| {
+            signal(kind).map_err(|error| {
+                CliFailure::because(Exit::Bug, "cannot listen for signals", &error)
+            })
+        };
+        Ok(Self {
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+        })
     }
-    tracing::info!("stopping; once more stops at once");
-    std::mem::drop(crate::supervisor::spawn("second signal", async move {
+
+    /// Resolves at the next signal. Cancel-safe.
+    pub async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        leave();
-    }));
+    }
+
+    /// Resolves at the first signal; from then on the next one ends the process.
+    pub async fn asked_to_stop(mut self) {
+        self.next().await;
+        self.leave_at_next();
+    }
+
+    /// From here on the next signal ends the process.
+    pub fn leave_at_next(mut self) {
+        tracing::info!("stopping; once more stops at once");
+        // Ends with the process, one way or the other.
+        std::mem::drop(supervisor::spawn("second signal", async move {
+            self.next().await;
+            leave();
+        }));
+    }
 }
 
 #[expect(
