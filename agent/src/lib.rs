@@ -27,13 +27,16 @@ pub mod command;
 pub mod config;
 pub mod doctor;
 pub mod domain;
+pub mod enrol;
 pub mod exit;
 pub mod node;
 pub mod sampling;
 pub mod status;
 pub mod store;
-pub mod support;
+pub mod supervisor;
 pub mod telemetry;
+pub mod tls;
+pub mod uplink;
 
 /// An error with its causes, for logs and details.
 #[must_use]
