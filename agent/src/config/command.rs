@@ -1,7 +1,7 @@
 //! Which commands the node obeys, and within which bounds: the node's own word,
 //! which nothing that the controller sends can widen.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::command::{KILL_GRACE_DEFAULT, RunMode, SLOTS_DEFAULT, SLOTS_MAX, Sett
 const LIST_COUNT_MAX: usize = 256;
 
 /// `runtime` is the runtime directory: each command gets a folder below it.
-pub(super) fn check(section: &mut Section<'_>, runtime: &Path, docker: PathBuf) -> Settings {
+pub(super) fn check(section: &mut Section<'_>, runtime: &Path) -> Settings {
     let default = Settings::new(runtime.join("work"));
     let slots_max = u64::try_from(SLOTS_MAX).unwrap_or(u64::MAX);
     let slots_default = u64::try_from(SLOTS_DEFAULT).unwrap_or(u64::MAX);
@@ -30,7 +30,6 @@ pub(super) fn check(section: &mut Section<'_>, runtime: &Path, docker: PathBuf) 
         allow: list(section, "allow").unwrap_or(default.allow),
         units: list(section, "units").unwrap_or(default.units),
         log_roots: list(section, "log_roots").unwrap_or(default.log_roots),
-        docker_socket: docker,
         slots: usize::try_from(slots).unwrap_or(SLOTS_DEFAULT),
         kill_grace: section.duration(
             "kill_grace",

@@ -25,6 +25,9 @@ use raw::Raw;
 /// Where the configuration is, when no flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/flotilla/agent.toml";
 
+const DEFAULT_STATE_DIR: &str = "/var/lib/flotilla-agent";
+const DEFAULT_RUNTIME_DIR: &str = "/run/flotilla-agent";
+
 /// Everything that the agent can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -138,6 +141,19 @@ pub struct ParseBrokerError {
     text: String,
 }
 
+impl Broker {
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let (Self::Tls { host, port } | Self::WebSocket { host, port, .. }) = self;
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+}
+
 impl std::str::FromStr for Broker {
     type Err = ParseBrokerError;
 
@@ -161,18 +177,9 @@ impl std::str::FromStr for Broker {
 
 impl std::fmt::Display for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bracketed = |host: &str| {
-            if host.contains(':') {
-                format!("[{host}]")
-            } else {
-                host.to_owned()
-            }
-        };
         match self {
-            Self::Tls { host, port } => write!(f, "mqtts://{}:{port}", bracketed(host)),
-            Self::WebSocket { host, port, path } => {
-                write!(f, "wss://{}:{port}{path}", bracketed(host))
-            }
+            Self::Tls { .. } => write!(f, "mqtts://{}", self.address()),
+            Self::WebSocket { path, .. } => write!(f, "wss://{}{path}", self.address()),
         }
     }
 }
@@ -225,10 +232,13 @@ pub enum LogFormat {
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// A filter as in `info,agent::uplink=debug`.
+    /// A filter as in `info,flotilla_agent::uplink=debug`.
     pub level: String,
     /// Where it goes.
     pub format: LogFormat,
+    /// The file that gets the standard error, where whoever starts the agent sends
+    /// it to one: `flotilla logs` then reads the agent's own log from it.
+    pub file: Option<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -311,6 +321,28 @@ impl Source {
         self.check(&text)
     }
 
+    /// The directories as far as flags, environment and defaults say, for someone
+    /// whose configuration cannot be used.
+    #[must_use]
+    pub fn default_dirs(&self) -> Dirs {
+        let overlaid = |path: &str, variable: &str, default: &str| {
+            let flag = self.flags.iter().find(|(name, _)| *name == path);
+            let set = self.environment.iter().find(|(name, _)| name == variable);
+            flag.map(|(_, value)| value)
+                .or(set.map(|(_, value)| value))
+                .map_or_else(|| PathBuf::from(default), PathBuf::from)
+        };
+        Dirs {
+            state: overlaid("state.dir", "FLOTILLA_AGENT_STATE_DIR", DEFAULT_STATE_DIR),
+            runtime: overlaid(
+                "runtime.dir",
+                "FLOTILLA_AGENT_RUNTIME_DIR",
+                DEFAULT_RUNTIME_DIR,
+            ),
+            config: self.file.clone(),
+        }
+    }
+
     /// Checks a file's text together with the environment and the flags.
     ///
     /// # Errors
@@ -343,19 +375,22 @@ fn from_systemd(environment: &[(String, String)], variable: &str) -> Option<Path
 fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config {
     let state = raw.section("state", |section| {
         let default = from_systemd(environment, "STATE_DIRECTORY")
-            .unwrap_or_else(|| PathBuf::from("/var/lib/flotilla-agent"));
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
         section.absolute_path("dir", default)
     });
     let runtime = raw.section("runtime", |section| {
         let default = from_systemd(environment, "RUNTIME_DIRECTORY")
-            .unwrap_or_else(|| PathBuf::from("/run/flotilla-agent"));
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR));
         section.absolute_path("dir", default)
     });
     let docker = raw.section("docker", |section| Docker {
         socket: section.absolute_path("socket", PathBuf::from("/var/run/docker.sock")),
     });
-    let command = raw.section("command", |section| {
-        command::check(section, &runtime, docker.socket.clone())
+    let log = raw.section("log", log);
+    let command = raw.section("command", |section| Settings {
+        docker_socket: docker.socket.clone(),
+        own_log: log.file.clone(),
+        ..command::check(section, &runtime)
     });
     Config {
         dirs: Dirs {
@@ -369,7 +404,7 @@ fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config 
         sampling: raw.section("sampling", sampling::check),
         command,
         docker,
-        log: raw.section("log", log),
+        log,
     }
 }
 
@@ -498,6 +533,7 @@ fn log(section: &mut Section<'_>) -> Log {
                 ("json", LogFormat::Json),
             ],
         ),
+        file: section.optional_absolute_path("file"),
     }
 }
 

@@ -221,8 +221,8 @@ pub fn load(dir: &Path) -> Result<Loaded, IdentityError> {
         .map_err(|error| invalid(ABOUT, error.to_string()))?;
     let key = SigningKey::from_pkcs8(&read(dir, SIGNING_KEY)?)
         .map_err(|error| invalid(SIGNING_KEY, error.to_string()))?;
-    let signed: SignedTrust = message::decode_exactly(&read(dir, TRUST)?)
-        .map_err(|reason| invalid(TRUST, reason))?;
+    let signed: SignedTrust =
+        message::decode_exactly(&read(dir, TRUST)?).map_err(|reason| invalid(TRUST, reason))?;
     let trust: TrustSet = signed
         .verify(&about.root, about.fleet, 0)
         .map_err(|error| invalid(TRUST, error.to_string()))?;

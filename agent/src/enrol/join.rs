@@ -81,9 +81,7 @@ pub enum JoinError {
     #[error("the join token cannot be used")]
     Token(#[source] ParseTokenError),
     /// The node has an identity.
-    #[error(
-        "the node is {node} already; `flotilla-agent join --replace` gives that identity up"
-    )]
+    #[error("the node is {node} already; `flotilla-agent join --replace` gives that identity up")]
     Already {
         /// Its id.
         node: String,
@@ -243,11 +241,7 @@ pub(super) fn signing_request(key: &KeyPair, node: NodeId) -> Result<String, rcg
 ///
 /// # Errors
 /// [`JoinError`]; nothing is written then, but for keys that wait for approval.
-pub async fn join(
-    dirs: &Dirs,
-    options: &JoinOptions,
-    clock: &Clock,
-) -> Result<Summary, JoinError> {
+pub async fn join(dirs: &Dirs, options: &JoinOptions, clock: &Clock) -> Result<Summary, JoinError> {
     let token: JoinToken = options.token.parse().map_err(JoinError::Token)?;
     let dir = dirs.identity();
     match (files::load(&dir), options.existing) {
@@ -273,7 +267,14 @@ pub async fn join(
             // just now does not.
             let passing = match &error {
                 JoinError::Request(error) => error.is_passing(),
-                error => matches!(error, JoinError::NotApproved { .. }),
+                JoinError::NotApproved { .. } => true,
+                JoinError::Token(_)
+                | JoinError::Already { .. }
+                | JoinError::Fingerprint { .. }
+                | JoinError::Trust(_)
+                | JoinError::Answer { .. }
+                | JoinError::Keys { .. }
+                | JoinError::Files(_) => false,
             };
             if !passing {
                 drop(std::fs::remove_dir_all(&waiting));
@@ -295,12 +296,10 @@ fn set_store_aside(dirs: &Dirs) -> Result<(), IdentityError> {
     let store = dirs.store();
     let previous = store.with_extension("redb.previous");
     match std::fs::rename(&store, &previous) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(IdentityError::Write {
-                path: previous,
-                source,
-            })
-        }
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(IdentityError::Write {
+            path: previous,
+            source,
+        }),
         Ok(()) | Err(_) => Ok(()),
     }
 }

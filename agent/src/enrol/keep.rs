@@ -171,7 +171,11 @@ pub async fn run(mut context: Context) -> Result<(), KeepError> {
             Err(error) => {
                 let pause = backoff.fail();
                 not_before = context.clock.tick().after(pause);
-                tracing::warn!(error = crate::chain(&error), ?pause, "no new certificate yet");
+                tracing::warn!(
+                    error = crate::chain(&error),
+                    ?pause,
+                    "no new certificate yet"
+                );
             }
         }
     }
@@ -219,7 +223,11 @@ impl Context {
                 csr: csr.clone(),
                 trust_version: self.trust.version,
             };
-            let sealed = self.core.seal_renewal(renew).await.map_err(KeepError::Core)?;
+            let sealed = self
+                .core
+                .seal_renewal(renew)
+                .await
+                .map_err(KeepError::Core)?;
             let body = Body::Envelope(sealed.ok_or(KeepError::NoCounter)?);
             match http::request::<Renewal>(&client, &address, "/node/v1/renew", body).await {
                 Ok(renewal) => return self.take_renewal(renewal, &key).await,

@@ -143,6 +143,21 @@ impl RedbDisk {
         classify(&self.path, step, error)
     }
 
+    fn not_opened(&self, error: DatabaseError) -> DiskError {
+        if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
+            return DiskError::Locked {
+                path: self.path.clone(),
+            };
+        }
+        if let DatabaseError::UpgradeRequired(version) = error {
+            return self.corrupt(&format!("file format {version} is not read here"));
+        }
+        if matches!(error, DatabaseError::RepairAborted) {
+            return self.corrupt("its repair was given up");
+        }
+        self.failed("open", error.into())
+    }
+
     fn database(&self) -> Result<&Database, DiskError> {
         self.database.as_ref().ok_or_else(|| DiskError::Failed {
             path: self.path.clone(),
@@ -275,17 +290,7 @@ impl Disk for RedbDisk {
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(counting)
-            .map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => DiskError::Locked {
-                    path: self.path.clone(),
-                },
-                DatabaseError::UpgradeRequired(version) => DiskError::Corrupt {
-                    path: self.path.clone(),
-                    reason: format!("it has file format {version}, which is not read here"),
-                },
-                DatabaseError::RepairAborted => self.corrupt("its repair was given up"),
-                other => self.failed("open", other.into()),
-            })?;
+            .map_err(|error| self.not_opened(error))?;
         self.database = Some(database);
         self.image()
     }
@@ -330,42 +335,49 @@ impl Disk for RedbDisk {
 }
 
 fn classify(path: &Path, step: &'static str, error: redb::Error) -> DiskError {
-    match error {
-        redb::Error::Io(source) => classify_io(path, step, source),
-        redb::Error::Corrupted(reason) => DiskError::Corrupt {
+    if let redb::Error::Io(source) = error {
+        return classify_io(path, step, source);
+    }
+    if let redb::Error::Corrupted(reason) = error {
+        return DiskError::Corrupt {
             path: path.to_owned(),
             reason,
-        },
-        redb::Error::TableTypeMismatch { table, .. } => DiskError::Corrupt {
+        };
+    }
+    if let redb::Error::TableTypeMismatch { table, .. } = &error {
+        return DiskError::Corrupt {
             path: path.to_owned(),
             reason: format!("table {table} has other types"),
-        },
-        other => DiskError::Failed {
-            path: path.to_owned(),
-            step,
-            source: Box::new(other),
-        },
+        };
+    }
+    DiskError::Failed {
+        path: path.to_owned(),
+        step,
+        source: Box::new(error),
     }
 }
 
 fn classify_io(path: &Path, step: &'static str, source: io::Error) -> DiskError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            DiskError::Full {
-                path: path.to_owned(),
-                source: Box::new(source),
-            }
-        }
-        // redb says so of bytes that are not its own, and of a file cut short.
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => DiskError::Corrupt {
-            path: path.to_owned(),
-            reason: source.to_string(),
-        },
-        _ => DiskError::Failed {
-            path: path.to_owned(),
-            step,
+    use io::ErrorKind::{FileTooLarge, InvalidData, QuotaExceeded, StorageFull, UnexpectedEof};
+    let kind = source.kind();
+    let path = path.to_owned();
+    if matches!(kind, StorageFull | QuotaExceeded | FileTooLarge) {
+        return DiskError::Full {
+            path,
             source: Box::new(source),
-        },
+        };
+    }
+    // redb says so of bytes that are not its own, and of a file cut short.
+    if matches!(kind, InvalidData | UnexpectedEof) {
+        return DiskError::Corrupt {
+            path,
+            reason: source.to_string(),
+        };
+    }
+    DiskError::Failed {
+        path,
+        step,
+        source: Box::new(source),
     }
 }
 

@@ -21,6 +21,8 @@
 
 pub mod disk;
 mod file;
+mod settle;
+mod shed;
 pub mod spool;
 
 use std::collections::BTreeMap;
@@ -33,14 +35,13 @@ use protocol::message;
 use protocol::state::{Lifecycle, StateItem};
 use protocol::stream::{Entry, EntryKind, Stream};
 use protocol::telemetry::Tier;
-use protocol::telemetry::frame::{FRAME_VERSION, downsample_encoded};
 use protocol::time::UnixMillis;
 
 pub use file::{OpenBackend, RedbDisk, SCHEMA};
 
 use crate::domain::ledger::{self, Ledger, Room, Verdict};
 use crate::domain::outbox::{
-    CONTROL_KEPT_BYTES_MAX, CONTROL_KEPT_COUNT_MAX, FrameWorth, Item, Line, Outbox, Shed, Worth,
+    CONTROL_KEPT_BYTES_MAX, CONTROL_KEPT_COUNT_MAX, FrameWorth, Item, Line, Outbox, Worth,
 };
 use crate::domain::session::Want;
 use crate::domain::time::Tick;
@@ -50,26 +51,12 @@ use spool::{Record, Spool};
 /// Frames older than this are spilled to disk while the link is down.
 pub const SPILL_AGE: Duration = Duration::from_secs(15 * 60);
 
-/// Acknowledged entries are taken off the disk together with the next commit that
-/// is needed anyway, and at the latest after this.
-const LAZY_MAX: Duration = Duration::from_secs(3600);
-
-/// Or when there are this many of them, so that a drained backlog gives its space
-/// back.
-const LAZY_COUNT_MAX: usize = 512;
-
-/// A disk that failed is tried again after this.
-const RETRY_EVERY: Duration = Duration::from_secs(5);
-
 /// Numbers reserved at a time, per stream: a block of frames at one a minute lasts
 /// 17 hours, and each block costs a commit.
 const BLOCK: [u64; 4] = [64, 256, 1024, 1024];
 
 /// Connect counters reserved at a time.
 const CONNECTS_BLOCK: u64 = 16;
-
-/// Rounds of shedding in one go; each takes away 59 frames or one.
-const SHED_ROUNDS_MAX: usize = 64;
 
 /// What a store may hold, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -718,295 +705,6 @@ impl Store {
         Ok(found)
     }
 
-    /// Makes durable what must be, and does what is due: spilling, shedding,
-    /// trying a disk again that failed. `link_up` says whether frames flow;
-    /// `controller` is controller time.
-    pub fn settle(&mut self, link_up: bool, controller: UnixMillis, now: Tick) -> Settled {
-        let mut settled = Settled::default();
-        if let Some((_, at)) = self.failing {
-            let again = now.since(at) >= RETRY_EVERY;
-            let loaded = again.then(|| self.disk.load());
-            if let Some(Err(error)) = &loaded {
-                self.fail(error, now);
-            }
-            if !matches!(loaded, Some(Ok(_))) {
-                self.refuse_opening(controller);
-                self.shed_memory();
-                return settled;
-            }
-            self.urgent = true;
-        }
-        if self.spill_is_due(link_up, now) {
-            self.plan_spill();
-        }
-        if self.is_due(now) {
-            let on_disk = self.outbox.line(Stream::Backfill).bytes();
-            self.forget(controller);
-            match self.write() {
-                Ok(()) => {
-                    settled.wrote = true;
-                    settled.healed = self.failing.take().is_some();
-                    for (command, entry) in std::mem::take(&mut self.opening) {
-                        self.ledger.insert(command.id, entry);
-                        settled.started.push(command);
-                    }
-                    if let Err(error) = self.shed_disk(on_disk) {
-                        self.fail(&error, now);
-                        settled.failed = Some(error);
-                    }
-                }
-                Err(error) => {
-                    self.fail(&error, now);
-                    self.refuse_opening(controller);
-                    settled.failed = Some(error);
-                }
-            }
-        }
-        self.shed_memory();
-        settled
-    }
-
-    /// When [`Store::settle`] has something to do by itself.
-    #[must_use]
-    pub fn wakes_at(&self, link_up: bool) -> Option<(Tick, &'static str)> {
-        if let Some((_, at)) = self.failing {
-            return Some((at.after(RETRY_EVERY), "try the disk again"));
-        }
-        let lazy = self
-            .lazy_since
-            .map(|since| (since.after(LAZY_MAX), "clear what was acknowledged"));
-        let spill = self
-            .oldest_unsent()
-            .filter(|_| !link_up)
-            .map(|at| (at.after(SPILL_AGE), "spill frames"));
-        lazy.into_iter().chain(spill).min_by_key(|(at, _)| *at)
-    }
-
-    fn is_due(&self, now: Tick) -> bool {
-        let lazy = self
-            .lazy_since
-            .is_some_and(|since| now.since(since) >= LAZY_MAX);
-        self.urgent || lazy || self.staged.len() >= LAZY_COUNT_MAX || !self.opening.is_empty()
-    }
-
-    /// The agent stops: writes everything, so that the next start is a clean one.
-    ///
-    /// # Errors
-    /// [`DiskError`] when the disk cannot be written.
-    pub fn close(&mut self) -> Result<(), DiskError> {
-        self.meta.clean = true;
-        self.write()
-    }
-
-    fn fail(&mut self, error: &DiskError, now: Tick) {
-        self.failing = Some((error.code(), now));
-    }
-
-    fn forget(&mut self, controller: UnixMillis) {
-        for command in self.ledger.forgettable(controller) {
-            self.ledger.remove(command);
-            self.staged.push(Change::Forget(command));
-        }
-    }
-
-    fn refuse_opening(&mut self, controller: UnixMillis) {
-        let code = self
-            .failing
-            .map_or(ErrorCode::StoreFailed, |(code, _)| code);
-        for (command, _) in std::mem::take(&mut self.opening) {
-            let verdict = self.ledger.judge(&command, controller, Room::Full);
-            if let Verdict::AnswerOnly(mut receipt) = verdict {
-                receipt.code = Some(code.text().to_owned());
-                code.info().summary.clone_into(&mut receipt.detail);
-                self.answer_only(&receipt);
-            }
-        }
-    }
-
-    /// Commits everything that waits for the disk.
-    fn write(&mut self) -> Result<(), DiskError> {
-        let mut next = Stream::ALL.map(|stream| self.outbox.line(stream).last());
-        let mut numbered = Vec::with_capacity(self.pending.len());
-        for pending in &self.pending {
-            let last = &mut next[pending.stream.index()];
-            *last += 1;
-            numbered.push((pending.stream, *last));
-        }
-        for stream in [Stream::Control, Stream::Backfill] {
-            let place = stream.index();
-            let left = self.meta.granted[place].saturating_sub(next[place]);
-            if left < BLOCK[place] / 2 {
-                self.meta.granted[place] = next[place] + BLOCK[place];
-            }
-        }
-        self.meta.flash_bytes = self.flash_before + self.disk.written_bytes();
-        let mut changes = vec![Change::Meta(self.meta)];
-        let taken = |(command, entry): &(Command, ledger::Entry)| Change::Take(command.id, *entry);
-        changes.extend(self.opening.iter().map(taken));
-        changes.extend(self.staged.iter().cloned());
-        for (pending, (stream, seq)) in self.pending.iter().zip(&numbered) {
-            changes.push(Change::Put(*stream, *seq, pending.stored.clone()));
-        }
-        if let Err(error) = self.disk.commit(&changes) {
-            // A spill is planned anew; everything else was promised.
-            self.pending.retain(|pending| pending.frame.is_none());
-            return Err(error);
-        }
-        self.commits += 1;
-        self.urgent = false;
-        self.lazy_since = None;
-        self.staged.clear();
-        self.connects_granted = self.meta.connects;
-        for stream in Stream::ALL {
-            let granted = self.meta.granted[stream.index()];
-            self.outbox.line_mut(stream).grant(granted);
-        }
-        let mut spilled = false;
-        for (pending, (stream, seq)) in std::mem::take(&mut self.pending).into_iter().zip(numbered)
-        {
-            self.outbox
-                .line_mut(stream)
-                .insert(seq, pending.stored.item);
-            if let Some(frame) = pending.frame {
-                self.drop_entry(Stream::Telemetry, frame);
-                spilled = true;
-            }
-        }
-        if spilled {
-            self.respool();
-        }
-        Ok(())
-    }
-
-    /// When the oldest frame came in that was never handed out for sending.
-    fn oldest_unsent(&self) -> Option<Tick> {
-        self.arrived
-            .range(self.handed_out.saturating_add(1)..)
-            .next()
-            .map(|(_, at)| *at)
-    }
-
-    fn memory_is_short(&self) -> bool {
-        self.outbox.line(Stream::Telemetry).bytes() > self.limits.telemetry_bytes_max / 2
-    }
-
-    fn spill_is_due(&self, link_up: bool, now: Tick) -> bool {
-        let old = self
-            .oldest_unsent()
-            .is_some_and(|at| now.since(at) >= SPILL_AGE);
-        self.memory_is_short() || (old && !link_up)
-    }
-
-    /// Moves frames from memory to the disk: those that were never handed out for
-    /// sending, or all when memory is short.
-    fn plan_spill(&mut self) {
-        let from = if self.memory_is_short() {
-            0
-        } else {
-            self.handed_out
-        };
-        let line = self.outbox.line(Stream::Telemetry);
-        let pending = line.after(from).filter_map(|(seq, _)| {
-            let stored = self.memory.get(&(Stream::Telemetry, seq))?.clone();
-            Some(Pending {
-                stream: Stream::Backfill,
-                stored,
-                frame: Some(seq),
-            })
-        });
-        let pending: Vec<Pending> = pending.collect();
-        self.urgent |= !pending.is_empty();
-        self.pending.extend(pending);
-    }
-
-    /// Makes the frames on disk fit: coarser ones in the place of finer ones, then
-    /// the oldest away. While the disk is short they may not grow past `before`.
-    fn shed_disk(&mut self, before: u64) -> Result<(), DiskError> {
-        let short = self
-            .disk
-            .free_bytes()
-            .is_some_and(|free| free < self.limits.free_bytes_min);
-        let most = if short {
-            before.min(self.limits.backfill_bytes_max)
-        } else {
-            self.limits.backfill_bytes_max
-        };
-        for _ in 0..SHED_ROUNDS_MAX {
-            if self.outbox.line(Stream::Backfill).bytes() <= most {
-                break;
-            }
-            let Some(shed) = self.outbox.line(Stream::Backfill).shed() else {
-                break;
-            };
-            if let Some(coarse) = self.give_way(Stream::Backfill, &shed)? {
-                self.pending.push(Pending {
-                    stream: Stream::Backfill,
-                    stored: coarse,
-                    frame: None,
-                });
-            }
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Makes the frames in memory fit.
-    fn shed_memory(&mut self) {
-        let mut shed_some = false;
-        for _ in 0..SHED_ROUNDS_MAX {
-            let line = self.outbox.line(Stream::Telemetry);
-            if line.bytes() <= self.limits.telemetry_bytes_max {
-                break;
-            }
-            let Some(shed) = line.shed() else {
-                break;
-            };
-            shed_some = true;
-            let coarse = self.give_way(Stream::Telemetry, &shed).unwrap_or_default();
-            let line = self.outbox.line_mut(Stream::Telemetry);
-            if let Some(coarse) = coarse
-                && let Some(seq) = line.next()
-            {
-                line.insert(seq, coarse.item);
-                self.memory.insert((Stream::Telemetry, seq), coarse);
-            }
-        }
-        if shed_some {
-            self.respool();
-        }
-    }
-
-    /// Takes frames away, and makes the coarser frame that stands for them.
-    fn give_way(&mut self, stream: Stream, shed: &Shed) -> Result<Option<Stored>, DiskError> {
-        let (seqs, tier) = match shed {
-            Shed::Drop { frame } => (vec![*frame], None),
-            Shed::Coarsen { frames, tier } => (frames.clone(), Some(*tier)),
-        };
-        let found = self.read_entries(stream, &seqs)?;
-        let coarse = tier.and_then(|tier| coarsen(&found, tier));
-        // What does not go into one coarser frame gives way one by one.
-        let gone: Vec<u64> = if coarse.is_some() || tier.is_none() {
-            seqs
-        } else {
-            seqs.into_iter().take(1).collect()
-        };
-        let samples = |stored: &Stored| match stored.item.worth {
-            Worth::Frame(frame) => u64::from(frame.samples),
-            Worth::Kept | Worth::State(_) => 0,
-        };
-        let before: u64 = found
-            .iter()
-            .filter(|(seq, _)| gone.contains(seq))
-            .map(|(_, stored)| samples(stored))
-            .sum();
-        let after = coarse.as_ref().map_or(0, samples);
-        self.meta.shed_samples += before.saturating_sub(after);
-        for seq in gone {
-            self.drop_entry(stream, seq);
-        }
-        Ok(coarse)
-    }
-
     /// Numbers about the store.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
@@ -1023,31 +721,6 @@ impl Store {
             failing: self.failing.map(|(code, _)| code),
         }
     }
-}
-
-fn coarsen(found: &[(u64, Stored)], tier: Tier) -> Option<Stored> {
-    let bodies: Vec<&[u8]> = found
-        .iter()
-        .map(|(_, stored)| stored.body.as_slice())
-        .collect();
-    let body = downsample_encoded(&bodies, tier).ok()?;
-    let frames: Vec<FrameWorth> = found
-        .iter()
-        .filter_map(|(_, stored)| match stored.item.worth {
-            Worth::Frame(frame) => Some(frame),
-            Worth::Kept | Worth::State(_) => None,
-        })
-        .collect();
-    let first = frames.iter().map(|frame| frame.first).min()?;
-    let last = frames.iter().map(|frame| frame.last).max()?;
-    let samples: u32 = frames.iter().map(|frame| frame.samples).sum();
-    let worth = Worth::Frame(FrameWorth {
-        tier: tier.number(),
-        first,
-        last,
-        samples: samples.min(slots(first, last, tier)),
-    });
-    Some(stored(worth, EntryKind::FRAME, FRAME_VERSION, body))
 }
 
 fn stored(worth: Worth, kind: EntryKind, version: u16, body: Vec<u8>) -> Stored {

@@ -14,8 +14,8 @@ use rumqttc::{
     OptionError, PubAckReason, PublishOptions, QoS, SessionMode, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use rustls::ClientConfig;
 use rumqttc::{Broker as MqttBroker, Proxy as MqttProxy, ProxyAuth, ProxyType};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -87,10 +87,8 @@ impl Connection {
             .try_build()
             .map_err(|error| OpenError::Options(error.to_string()))?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let poll = crate::supervisor::spawn(
-            "mqtt",
-            poll(event_loop, client.clone(), topics, sender),
-        );
+        let poll =
+            crate::supervisor::spawn("mqtt", poll(event_loop, client.clone(), topics, sender));
         Ok(Self {
             client,
             events,
@@ -215,9 +213,7 @@ async fn poll(
             }
         };
         let told = match event {
-            rumqttc::Event::Incoming(packet) => {
-                incoming(packet, &client, &topics, &mut granted)
-            }
+            rumqttc::Event::Incoming(packet) => incoming(packet, &client, &topics, &mut granted),
             rumqttc::Event::Outgoing(_) | rumqttc::Event::Auth(_) => None,
         };
         let Some(told) = told else {
@@ -252,7 +248,9 @@ fn incoming(
                 .iter()
                 .find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
             if let Some(code) = refused {
-                return Some(Event::Ended(format!("a subscription was refused: {code:?}")));
+                return Some(Event::Ended(format!(
+                    "a subscription was refused: {code:?}"
+                )));
             }
             (granted.insert(ack.pkid) && granted.len() == 1).then_some(Event::Ready)
         }

@@ -135,7 +135,10 @@ pub async fn run(mut context: Context) -> Result<(), UplinkError> {
     let mut backoff = Backoff::new(RETRY_FIRST, retry_max, context.seed);
     loop {
         let target = Arc::clone(&context.target.borrow_and_update());
-        let broker = target.brokers.get(turn % target.brokers.len().max(1)).cloned();
+        let broker = target
+            .brokers
+            .get(turn % target.brokers.len().max(1))
+            .cloned();
         let started = context.clock.tick();
         let end = match &broker {
             Some(broker) => connected(&mut context, &target, broker).await?,
@@ -195,7 +198,9 @@ async fn connected(
     let end = carry(context, &mut connection).await;
     let ready = context.state.borrow().connected;
     context.state.send_modify(|state| state.connected = false);
-    if ready && context.core.link(Input::Disconnected).await.is_err() && !context.stop.is_cancelled()
+    if ready
+        && context.core.link(Input::Disconnected).await.is_err()
+        && !context.stop.is_cancelled()
     {
         return Err(UplinkError);
     }
@@ -234,7 +239,7 @@ async fn carry(context: &mut Context, connection: &mut Connection) -> Result<End
                     // What an earlier connection left behind belongs to its session.
                     while context.wire.try_recv().is_ok() {}
                     // So does a wish to be rid of it.
-                    drop(context.nudges.reconnect.notified().now_or_never());
+                    let _stale = context.nudges.reconnect.notified().now_or_never();
                     tracing::info!("connected to the broker");
                     context.state.send_modify(|state| {
                         state.connected = true;

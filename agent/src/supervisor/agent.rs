@@ -1,0 +1,508 @@
+//! The wiring of a running agent: which tasks there are, and what connects them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::ErrorCode;
+use protocol::session::BootId;
+use protocol::time::UnixMillis;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use rustls::ClientConfig;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::reload::PasswordError;
+use super::watchdog::tell;
+use super::{SHUTDOWN_MAX, Stage, Supervisor, bridge, reload, report, watchdog};
+use crate::clock::Clock;
+use crate::command;
+use crate::config::{Broker, Config, Source};
+use crate::enrol::{self, IdentityError, Loaded, Summary};
+use crate::exit::Exit;
+use crate::node::Setup;
+use crate::node::task::{self, Ends, StartError, StoreHandle};
+use crate::sampling;
+use crate::status::{self, AgentStatus};
+use crate::store::spool::FileSpool;
+use crate::store::{Limits, RedbDisk};
+use crate::tls::{self, ClientIdentity, TlsError};
+use crate::uplink::{self, Target};
+
+/// Orders and events between bridge and executor: a slot's worth each. When full,
+/// the sender waits.
+const COMMANDS_MAX: usize = 32;
+
+/// How long the uplink gets to send the last receipts before it says goodbye.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A directory cannot be made.
+    #[error("cannot make the directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node has no usable identity.
+    #[error("cannot use the node's identity")]
+    Identity(#[source] IdentityError),
+    /// A broker's address that the controller gave is none.
+    #[error("the identity names no usable broker")]
+    NoBroker,
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] TlsError),
+    /// The proxy's password cannot be read.
+    #[error("cannot use the proxy")]
+    Proxy(#[source] PasswordError),
+    /// The core did not start.
+    #[error("cannot start the node's core")]
+    Core(#[source] StartError),
+    /// The status socket cannot be made.
+    #[error("cannot serve the status")]
+    Status(#[source] status::BindStatusError),
+    /// The system gives no random bytes or signals.
+    #[error("the system gives no {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A task ended unasked.
+    #[error("the task {task} ended: {reason}")]
+    Task {
+        /// Which.
+        task: &'static str,
+        /// Why.
+        reason: String,
+        /// The code for the process.
+        exit: Exit,
+    },
+}
+
+impl RunError {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Directory { .. } | Self::Status(_) => Exit::CannotCreate,
+            Self::Identity(IdentityError::Missing { .. }) | Self::NoBroker | Self::Proxy(_) => {
+                Exit::Config
+            }
+            Self::Identity(_) | Self::Tls(_) | Self::Core(_) => Exit::Store,
+            Self::System { .. } => Exit::Bug,
+            Self::Task { exit, .. } => *exit,
+        }
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Identity(error) => error.code(),
+            Self::NoBroker => ErrorCode::IdentityInvalid,
+            Self::Tls(error) => error.code(),
+            Self::Core(error) => error.code(),
+            Self::Proxy(_) => ErrorCode::ConfigInvalid,
+            Self::Directory { .. } | Self::Status(_) | Self::System { .. } | Self::Task { .. } => {
+                ErrorCode::Internal
+            }
+        }
+    }
+}
+
+/// The brokers that the configuration names, or those of the identity.
+pub(super) fn target_brokers(config: &Config, identity: &[Broker]) -> Vec<Broker> {
+    if config.uplink.brokers.is_empty() {
+        identity.to_vec()
+    } else {
+        config.uplink.brokers.clone()
+    }
+}
+
+/// Runs the agent of a node that has joined, until it is asked to stop.
+///
+/// # Errors
+/// [`RunError`] when it cannot start, or a task ended unasked.
+pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), RunError> {
+    for dir in [&config.dirs.state, &config.dirs.runtime] {
+        make_private(dir)?;
+    }
+    let started = clock.wall();
+    let identity_dir = config.dirs.identity();
+    let loaded = enrol::load(&identity_dir).map_err(RunError::Identity)?;
+    let summary = Summary::read(&identity_dir).map_err(RunError::Identity)?;
+    clock.learn(None, Some(loaded.known_at));
+    let brokers: Vec<Broker> = loaded
+        .brokers
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    let target = Target {
+        brokers: target_brokers(&config, &brokers),
+        proxy: match config.uplink.proxy.clone() {
+            Some(proxy) => Some((proxy, reload::password(&config).map_err(RunError::Proxy)?)),
+            None => None,
+        },
+        retry_max: config.uplink.retry_max,
+    };
+    if target.brokers.is_empty() {
+        return Err(RunError::NoBroker);
+    }
+    let tls = client_tls(&loaded, &clock)?;
+    let (core, ends) = task::start(loaded.identity.clone(), setup(&config)?, clock.clone())
+        .map_err(RunError::Core)?;
+    let parts = Parts {
+        source,
+        config,
+        clock,
+        started,
+        loaded,
+        summary,
+        brokers,
+        target,
+        tls,
+        core: core.clone(),
+    };
+    let (supervisor, asked) = parts.start(ends)?;
+    tell(&[NotifyState::Ready]);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
+    let last = core.clone();
+    let ended = supervisor
+        .run(
+            async move {
+                asked.cancelled().await;
+                tell(&[NotifyState::Stopping]);
+            },
+            async move || {
+                // An answer means that every result before it is with the core.
+                drop(last.status().await);
+                tokio::time::sleep(LAST_WORDS).await;
+            },
+        )
+        .await;
+    match core.close().await {
+        Ok(Ok(())) => tracing::info!("the agent stopped"),
+        Ok(Err(error)) => tracing::error!(error = crate::chain(&error), "the store was not closed"),
+        Err(error) => tracing::error!(%error, "the store was not closed"),
+    }
+    if !ended.abandoned.is_empty() {
+        tracing::warn!(tasks = ?ended.abandoned, "tasks were abandoned");
+    }
+    match ended.failure {
+        None => Ok(()),
+        Some((task, reason)) => Err(RunError::Task {
+            task,
+            reason,
+            exit: ended.exit,
+        }),
+    }
+}
+
+fn make_private(dir: &Path) -> Result<(), RunError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| RunError::Directory {
+            path: dir.to_owned(),
+            source,
+        })
+}
+
+fn client_tls(loaded: &Loaded, clock: &Clock) -> Result<Arc<ClientConfig>, RunError> {
+    let identity = ClientIdentity {
+        certificate: &loaded.certificate,
+        key: &loaded.key,
+    };
+    tls::pinned(&loaded.identity.trust.authorities, Some(&identity), clock)
+        .map(Arc::new)
+        .map_err(RunError::Tls)
+}
+
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn seed() -> Result<u64, RunError> {
+    random()
+        .map(u64::from_le_bytes)
+        .ok_or(RunError::System { what: "randomness" })
+}
+
+/// What the core needs. It is put together on the core's own thread.
+fn setup(config: &Config) -> Result<impl FnOnce() -> Setup + Send + 'static, RunError> {
+    let (disk, spool) = (config.dirs.store(), config.dirs.spool());
+    let store = config.store.clone();
+    let seed = seed()?;
+    Ok(move || Setup {
+        disk: Box::new(RedbDisk::file(&disk)),
+        spool: Box::new(FileSpool::new(&spool)),
+        limits: Limits {
+            telemetry_bytes_max: store.telemetry_bytes_max,
+            backfill_bytes_max: store.backfill_bytes_max,
+            control_bytes_max: store.control_bytes_max,
+            free_bytes_min: store.free_bytes_min,
+        },
+        boot: boot_id(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        // The kernel's source does not fail once it worked, and it worked for the
+        // seed; a nonce of zeroes would only make one session easier to replay.
+        draw: Box::new(|| random().unwrap_or_default()),
+        seed,
+    })
+}
+
+/// The kernel's id of this boot; zeroes where it gives none.
+fn boot_id() -> BootId {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
+    BootId(
+        bytes
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .unwrap_or_default(),
+    )
+}
+
+/// Everything that the tasks are made from.
+struct Parts {
+    source: Source,
+    config: Config,
+    clock: Clock,
+    started: UnixMillis,
+    loaded: Loaded,
+    summary: Summary,
+    brokers: Vec<Broker>,
+    target: Target,
+    tls: Arc<ClientConfig>,
+    core: StoreHandle,
+}
+
+impl Parts {
+    /// Starts every task. The token is cancelled when the agent is asked to stop.
+    fn start(self, ends: Ends) -> Result<(Supervisor, CancellationToken), RunError> {
+        let mut supervisor = Supervisor::new(SHUTDOWN_MAX);
+        let (config, config_rx) = watch::channel(Arc::new(self.config.clone()));
+        let (settings, settings_rx) = watch::channel(self.config.command.clone());
+        let (target, target_rx) = watch::channel(Arc::new(self.target.clone()));
+        let (tls, tls_rx) = watch::channel(Arc::clone(&self.tls));
+        let (expires, expires_rx) = watch::channel(self.summary.certificate_not_after);
+        let (uplink_state, uplink_rx) = watch::channel(uplink::State::default());
+        let (reload_tx, reload_rx) = mpsc::channel(4);
+        let asked = self.signals(&mut supervisor)?;
+
+        self.start_commands(&mut supervisor, settings_rx, reload_tx, ends.orders);
+        supervisor.start(
+            "sampling",
+            Stage::Work,
+            Exit::Bug,
+            sampling::run(sampling::Context {
+                config: config_rx.clone(),
+                clock: self.clock.clone(),
+                store: self.core.clone(),
+                kept: ends.samples,
+                live: ends.live,
+                link: ends.status.clone(),
+                certificate_expires_at: expires_rx.clone(),
+                stop: supervisor.stop(Stage::Work),
+            }),
+        );
+        supervisor.start(
+            "reload",
+            Stage::Link,
+            Exit::Bug,
+            reload::run(reload::Context {
+                source: self.source.clone(),
+                config,
+                settings,
+                target: target.clone(),
+                brokers: self.brokers.clone(),
+                requests: reload_rx,
+                stop: supervisor.stop(Stage::Link),
+            }),
+        );
+        self.start_status(
+            &mut supervisor,
+            ends.status,
+            uplink_rx,
+            ends.named,
+            expires_rx,
+        )?;
+        supervisor.start(
+            "watchdog",
+            Stage::Link,
+            Exit::Bug,
+            watchdog::run(
+                config_rx,
+                self.core.clone(),
+                self.clock.clone(),
+                supervisor.stop(Stage::Link),
+            ),
+        );
+        supervisor.start(
+            "uplink",
+            Stage::Link,
+            Exit::Bug,
+            uplink::run(uplink::Context {
+                fleet: self.summary.fleet,
+                node: self.summary.node,
+                target: target_rx,
+                tls: tls_rx,
+                core: self.core.clone(),
+                wire: ends.wire,
+                nudges: Arc::clone(&ends.nudges),
+                clock: self.clock.clone(),
+                seed: seed()?,
+                state: uplink_state,
+                stop: supervisor.stop(Stage::Link),
+            }),
+        );
+        let controllers_fixed = !self.config.uplink.controllers.is_empty();
+        let keep = enrol::Context {
+            dir: self.config.dirs.identity(),
+            node: self.summary.node,
+            key: self.loaded.key,
+            certificate: self.loaded.certificate,
+            trust: self.loaded.identity.trust,
+            controllers: if controllers_fixed {
+                self.config.uplink.controllers.clone()
+            } else {
+                self.loaded.controllers
+            },
+            controllers_fixed,
+            target,
+            brokers_fixed: !self.config.uplink.brokers.is_empty(),
+            tls,
+            expires,
+            trusted: ends.trusted,
+            core: self.core,
+            nudges: ends.nudges,
+            clock: self.clock,
+            seed: seed()?,
+            stop: supervisor.stop(Stage::Link),
+        };
+        supervisor.start("identity", Stage::Link, Exit::Bug, enrol::run(keep));
+        Ok((supervisor, asked))
+    }
+
+    fn start_commands(
+        &self,
+        supervisor: &mut Supervisor,
+        settings: watch::Receiver<command::Settings>,
+        reload: mpsc::Sender<command::ReloadRequest>,
+        orders: mpsc::Receiver<task::Order>,
+    ) {
+        let (executor, executor_orders) = mpsc::channel(COMMANDS_MAX);
+        let (events, events_rx) = mpsc::channel(COMMANDS_MAX);
+        let (controller, wall) = (self.clock.clone(), self.clock.clone());
+        let context = command::Context {
+            settings,
+            clocks: command::Clocks {
+                controller: Arc::new(move || controller.controller_now()),
+                wall: Arc::new(move || wall.wall()),
+            },
+            orders: executor_orders,
+            events,
+            reload,
+            stop: supervisor.stop(Stage::Work),
+        };
+        supervisor.start("command", Stage::Work, Exit::Bug, async {
+            command::run(context).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        supervisor.start(
+            "bridge",
+            Stage::Results,
+            Exit::Bug,
+            bridge::run(
+                orders,
+                executor,
+                events_rx,
+                self.core.clone(),
+                self.clock.clone(),
+                supervisor.stop(Stage::Results),
+            ),
+        );
+    }
+
+    fn start_status(
+        &self,
+        supervisor: &mut Supervisor,
+        node: watch::Receiver<Arc<crate::node::NodeStatus>>,
+        uplink: watch::Receiver<uplink::State>,
+        named: watch::Receiver<task::Named>,
+        expires: watch::Receiver<UnixMillis>,
+    ) -> Result<(), RunError> {
+        let (out, document) = watch::channel(Arc::new(AgentStatus::default()));
+        let dirs = &self.config.dirs;
+        let server = status::Server::bind(&dirs.socket(), &dirs.store(), document)
+            .map_err(RunError::Status)?;
+        let stop = supervisor.stop(Stage::Link);
+        supervisor.start("status", Stage::Link, Exit::Bug, async {
+            server.run(stop).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        supervisor.start(
+            "report",
+            Stage::Link,
+            Exit::Bug,
+            report::run(report::Context {
+                summary: self.summary.clone(),
+                node,
+                uplink,
+                named,
+                expires,
+                out,
+                core: self.core.clone(),
+                clock: self.clock.clone(),
+                started: self.started,
+                stop: supervisor.stop(Stage::Link),
+            }),
+        );
+        Ok(())
+    }
+
+    /// SIGTERM and SIGINT ask the agent to stop; the second one ends it at once.
+    fn signals(&self, supervisor: &mut Supervisor) -> Result<CancellationToken, RunError> {
+        let no_signals = |_| RunError::System { what: "signals" };
+        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let asked = CancellationToken::new();
+        let (told, stop) = (asked.clone(), supervisor.stop(Stage::Link));
+        supervisor.start("signals", Stage::Link, Exit::Bug, async move {
+            for round in 0.. {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if round > 0 {
+                    tracing::warn!("asked to stop twice, the agent ends at once");
+                    end_at_once();
+                }
+                told.cancel();
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Ok(asked)
+    }
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the second signal means at once; what is durable is safe by design"
+)]
+fn end_at_once() {
+    std::process::exit(i32::from(Exit::Failed.code()));
+}
