@@ -17,7 +17,7 @@ use crate::enrol::{self, Existing, IdentityError, JoinError, JoinOptions, Summar
 use crate::exit::{self, Exit};
 use crate::supervisor;
 use crate::tls::{self, ClientIdentity};
-use crate::{status, telemetry};
+use crate::{status, support, telemetry};
 
 /// Measures this host, obeys its fleet's controller, keeps what must not be lost.
 #[derive(Debug, Parser)]
@@ -73,6 +73,15 @@ enum Command {
         #[arg(long, short, default_value = "table")]
         output: status::Output,
     },
+    /// Put what helps to find a fault into one archive, without secrets
+    Support(SupportArgs),
+}
+
+#[derive(Args, Debug)]
+struct SupportArgs {
+    /// The archive to make; it must not be there
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -229,6 +238,16 @@ async fn dispatch(
             match doctor::show(&subject, output, out) {
                 Ok(exit) => Ok(exit),
                 Err(error) => said(Err(error)),
+            }
+        }
+        Command::Support(args) => {
+            let subject = subject(&source);
+            let to = args
+                .to
+                .unwrap_or_else(|| support::default_output(subject.now));
+            match support::write(&subject, &to) {
+                Ok(()) => said(writeln!(out, "{}", to.display())),
+                Err(error) => Err(Failure::new(error.exit(), ErrorCode::Internal, &error)),
             }
         }
         Command::Status { output } => {

@@ -35,6 +35,7 @@ pub mod sampling;
 pub mod status;
 pub mod store;
 pub mod supervisor;
+pub mod support;
 pub mod telemetry;
 pub mod tls;
 pub mod uplink;
