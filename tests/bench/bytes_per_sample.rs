@@ -6,6 +6,11 @@
 //! alone, and with everything that MQTT and the envelope add. The recording in
 //! `tests/bench/data` is an hour of a real machine under a real load.
 //!
+//! `flash FILE DIR` runs the agent's own store on a file below DIR through a
+//! simulated day of that recording, once with the link up and once with it down,
+//! and prints what that writes: by the store's own count, and by the kernel's
+//! count of what reached the device (so DIR must not be on a tmpfs).
+//!
 //! A recording is frames, each behind its length as four little-endian bytes.
 
 use std::io::{Read as _, Write as _};
@@ -13,13 +18,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent::domain::spool::Spool;
+use agent::domain::time::Tick;
 use agent::sampling::Host;
+use agent::store::spool::MemorySpool;
+use agent::store::{FrameEntry, Limits, RedbDisk, Store};
 use anyhow::{Context as _, bail};
 use protocol::envelope;
 use protocol::id::{FleetId, NodeId, StoreId};
+use protocol::session::BootId;
+use protocol::state::Lifecycle;
 use protocol::stream::{Entry, EntryKind, Stream, Upload};
 use protocol::telemetry::SampleSet;
-use protocol::telemetry::frame::{Effort, FRAME_VERSION, Frame, decode, encode};
+use protocol::telemetry::frame::{Effort, FRAME_VERSION, Frame, Span, decode, encode};
+use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -33,7 +44,8 @@ fn main() -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["record", file, minutes] => record(Path::new(file), minutes.parse().context("MINUTES")?),
         ["report", file] => report(Path::new(file)),
-        _ => bail!("usage: bytes_per_sample record FILE MINUTES | report FILE"),
+        ["flash", file, dir] => flash(Path::new(file), Path::new(dir)),
+        _ => bail!("usage: bytes_per_sample record FILE MINUTES | report FILE | flash FILE DIR"),
     }
 }
 
@@ -143,6 +155,122 @@ fn report(file: &Path) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Minutes in a day: frames that a day has.
+const DAY_MINUTES: u64 = 1_440;
+
+/// A Monday in the past; any day will do.
+const DAY_START_MS: u64 = 1_794_268_800_000;
+
+fn flash(file: &Path, dir: &Path) -> anyhow::Result<()> {
+    let recorded = load(file)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "a day of one-minute frames   by the store   by the kernel   commits"
+    )?;
+    for (name, link_up) in [("link up", true), ("link down", false)] {
+        let day = Day::new(dir)?;
+        let (counted, device, commits) = day.run(&recorded, link_up)?;
+        writeln!(
+            out,
+            "{name:<26} {:>11.2} MB {:>12.2} MB {commits:>9}",
+            ratio(counted, 1_000_000),
+            ratio(device, 1_000_000),
+        )?;
+    }
+    Ok(())
+}
+
+/// The agent's store on a real file, with the clock in our hands.
+struct Day {
+    _folder: tempfile::TempDir,
+    store: Store,
+}
+
+impl Day {
+    fn new(dir: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(dir)?;
+        let disk = RedbDisk::file(&folder.path().join("agent.redb"));
+        let started = |clean| Lifecycle::Started {
+            boot: BootId([0; 16]),
+            at: UnixMillis(DAY_START_MS),
+            agent_version: String::new(),
+            clean,
+        };
+        let (store, _) = Store::open(
+            Box::new(disk),
+            // The real one is on a tmpfs, which is no flash.
+            Box::new(MemorySpool::default()),
+            Limits::default(),
+            StoreId::from_bytes([1; 10]),
+            started,
+            UnixMillis(DAY_START_MS),
+        )?;
+        Ok(Self {
+            _folder: folder,
+            store,
+        })
+    }
+
+    /// Bytes by the store's count, by the kernel's, and commits.
+    fn run(mut self, recorded: &[Frame], link_up: bool) -> anyhow::Result<(usize, usize, u64)> {
+        self.store.settle(true, UnixMillis(DAY_START_MS), Tick(0));
+        let (before, device_before) = (self.store.stats(), written_by_kernel()?);
+        for minute in 0..DAY_MINUTES {
+            let index = usize::try_from(minute)? % recorded.len().max(1);
+            let frame = recorded.get(index).context("an empty recording")?;
+            let start_ms = DAY_START_MS + minute * 60_000;
+            let span = Span {
+                start_ms,
+                ..frame.span
+            };
+            let body = encode(
+                &Frame {
+                    span,
+                    ..frame.clone()
+                },
+                Effort::Shortest,
+            )?;
+            let last = UnixMillis(span.slot_ms(usize::from(span.slots.saturating_sub(1))));
+            let now = Tick((minute + 1) * 60_000);
+            let entry = FrameEntry {
+                version: FRAME_VERSION,
+                tier: span.tier,
+                first: UnixMillis(start_ms),
+                last,
+                body,
+            };
+            self.store.append_frame(entry, now);
+            if link_up {
+                let sent = self.store.outbox().line(Stream::Telemetry).last();
+                self.store.acknowledged(Stream::Telemetry, sent, now);
+            }
+            let settled = self.store.settle(link_up, UnixMillis(last.0 + 10_000), now);
+            if let Some(error) = settled.failed {
+                return Err(error.into());
+            }
+        }
+        self.store.close()?;
+        let after = self.store.stats();
+        Ok((
+            usize::try_from(after.flash_bytes - before.flash_bytes)?,
+            usize::try_from(written_by_kernel()? - device_before)?,
+            after.commits - before.commits,
+        ))
+    }
+}
+
+fn written_by_kernel() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/io")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line
+        .context("no write_bytes in /proc/self/io")?
+        .trim()
+        .parse()?)
 }
 
 #[expect(
