@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::broker::external::ExternalAddress;
+
 use super::raw::{Layers, Origin, Problem};
 use super::{
     ApiConfig, BrokerConfig, BrokerMode, Config, ExternalBroker, JournalConfig, LogConfig,
@@ -155,11 +157,11 @@ fn broker(r: &mut Reader<'_>) -> BrokerConfig {
         );
     }
     if let Some(url) = &url
-        && !url.starts_with("mqtts://")
+        && url.parse::<ExternalAddress>().is_err()
     {
         r.problem(
             "broker.external.url",
-            "must begin with mqtts://: the link is always encrypted",
+            "must be mqtts://host:port or wss://host:port/path: the link is always encrypted",
         );
     }
     if external.certificate_file.is_some() != external.key_file.is_some() {

@@ -99,7 +99,7 @@ pub enum BrokerMode {
 /// How to reach an external broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalBroker {
-    /// `mqtts://host:port`.
+    /// `mqtts://host:port` or `wss://host:port/path`.
     pub url: String,
     /// CA of the broker's certificate; the fleet's own when absent.
     pub ca_file: Option<PathBuf>,
