@@ -185,7 +185,14 @@ pub(super) fn validity(pem: &str) -> Result<(UnixMillis, UnixMillis), String> {
 /// Where an identity goes that another one takes the place of.
 #[must_use]
 pub fn previous_identity(dir: &Path) -> PathBuf {
-    dir.with_extension("previous")
+    beside(dir, ".previous")
+}
+
+/// A path beside another, with something behind its name.
+pub(super) fn beside(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn read(dir: &Path, name: &str) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
@@ -287,7 +294,7 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -297,7 +304,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 /// Makes a directory of these files, whole or not at all. One that is there already
 /// is kept as the previous one.
 pub(super) fn place(dir: &Path, files: &[NewFile]) -> Result<(), IdentityError> {
-    let fresh = dir.with_extension("new");
+    let fresh = beside(dir, ".new");
     let result = fill(&fresh, files).and_then(|()| swap(&fresh, dir));
     if result.is_err() {
         // What is left would hold keys; the error that led here says more.

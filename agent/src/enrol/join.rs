@@ -157,7 +157,7 @@ struct Waiting {
 const WAITING: &str = "waiting.toml";
 
 fn waiting_dir(dirs: &Dirs) -> PathBuf {
-    dirs.identity().with_extension("joining")
+    files::beside(&dirs.identity(), ".joining")
 }
 
 fn keys(reason: impl ToString) -> JoinError {
@@ -208,6 +208,13 @@ impl Draft {
             NewFile::new(SIGNING_KEY, self.signing_pkcs8.to_vec()),
             NewFile::new(WAITING, text),
         ];
+        // Keys that waited under another token, or these very ones.
+        files::remove_tree(dir).map_err(|source| {
+            JoinError::Files(IdentityError::Write {
+                path: dir.to_owned(),
+                source,
+            })
+        })?;
         files::place(dir, &files).map_err(JoinError::Files)
     }
 

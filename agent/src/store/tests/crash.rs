@@ -2,7 +2,7 @@
 //! writes: nothing that was promised is lost, and the file always opens.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
@@ -25,19 +25,19 @@ struct Faulty {
 
 impl Faulty {
     fn die_after(&self, writes: u64) {
-        self.medium.lock().unwrap().writes_left = Some(writes);
+        self.lock().writes_left = Some(writes);
     }
 
     fn limit(&self, bytes: Option<u64>) {
-        self.medium.lock().unwrap().bytes_max = bytes;
+        self.lock().bytes_max = bytes;
     }
 
     fn len(&self) -> u64 {
-        u64::try_from(self.medium.lock().unwrap().now.len()).unwrap()
+        u64::try_from(self.lock().now.len()).unwrap()
     }
 
     fn crash(&self) {
-        let mut medium = self.medium.lock().unwrap();
+        let mut medium = self.lock();
         medium.now = medium.synced.clone();
         medium.writes_left = None;
     }
@@ -64,14 +64,24 @@ impl Medium {
     }
 }
 
+impl Faulty {
+    fn lock(&self) -> MutexGuard<'_, Medium> {
+        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
 impl StorageBackend for Faulty {
     fn len(&self) -> io::Result<u64> {
         Ok(Faulty::len(self))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let medium = self.medium.lock().unwrap();
-        let start = usize::try_from(offset).unwrap();
+        let medium = self.lock();
+        let start = place(offset);
         let bytes = medium
             .now
             .get(start..start + out.len())
@@ -81,26 +91,26 @@ impl StorageBackend for Faulty {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut medium = self.medium.lock().unwrap();
+        let mut medium = self.lock();
         medium.spend()?;
         if medium.bytes_max.is_some_and(|most| len > most) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        medium.now.resize(usize::try_from(len).unwrap(), 0);
+        medium.now.resize(place(len), 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut medium = self.medium.lock().unwrap();
+        let mut medium = self.lock();
         medium.spend()?;
         medium.synced = medium.now.clone();
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut medium = self.medium.lock().unwrap();
+        let mut medium = self.lock();
         medium.spend()?;
-        let start = usize::try_from(offset).unwrap();
+        let start = place(offset);
         medium.now[start..start + data.len()].copy_from_slice(data);
         Ok(())
     }
