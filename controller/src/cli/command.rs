@@ -20,6 +20,7 @@ use crate::operation::view::command::{
     ActionView, CommandList, CommandView, FollowLine, IssueCommand, ListCommands, ListTargets,
     SourceView, TargetPage, TargetView, VerbView,
 };
+use crate::serve::signal::Signals;
 
 /// How long a log is followed when no --timeout is given.
 const FOLLOW_MAX: Duration = Duration::from_secs(3600);
@@ -165,9 +166,10 @@ async fn wait(
 ) -> Result<Exit, CliFailure> {
     let id = command.id;
     let mut follow = Follow::new(command, style, &session.print);
+    let mut signals = Signals::listen()?;
     let ended = tokio::select! {
         ended = stream(session, &mut follow) => Some(ended?),
-        _ = tokio::signal::ctrl_c() => None,
+        () = signals.next() => None,
     };
     follow.clear();
     if ended.is_some() {
@@ -318,7 +320,7 @@ pub(super) fn row_text(print: &Printer, target: &TargetView) -> String {
     let state = print.tint(&target.state.replace('_', " "), tone(&target.state));
     let mut text = format!("{}: {state}", target.name);
     if let Some(receipt) = &target.receipt {
-        if let Some(exit) = receipt.exit {
+        if let Some(exit) = receipt.exit.filter(|exit| *exit != 0) {
             text.push_str(&format!(", exit {exit}"));
         }
         if let Some(code) = &receipt.code {

@@ -160,9 +160,14 @@ fn table(print: &mut Printer, list: &NodeList) -> Result<(), CliFailure> {
         table,
         "No nodes. Let one join: flotilla token create, then flotilla-agent join TOKEN on the host.",
     )?;
-    let up = list.nodes.iter().filter(|node| node.link == "up").count();
+    let present = || {
+        list.nodes
+            .iter()
+            .filter(|node| matches!(node.state.as_str(), "active" | "suspect"))
+    };
+    let up = present().filter(|node| node.link == "up").count();
     if list.nodes.len() > 1 {
-        print.line(format!("\n{up} of {} up", list.nodes.len()))?;
+        print.line(format!("\n{up} of {} up", present().count()))?;
     }
     Ok(())
 }

@@ -190,7 +190,10 @@ impl Printer {
     #[must_use]
     pub fn ago(&self, at: Stamp) -> String {
         let at = at.0;
-        if at > self.now {
+        // Clocks of operator and controller differ by a little.
+        if at.offset_from(self.now).abs() < 1000 {
+            "now".to_owned()
+        } else if at > self.now {
             format!("in {}", span(at.since(self.now).as_secs()))
         } else {
             format!("{} ago", span(self.now.since(at).as_secs()))
@@ -232,6 +235,8 @@ pub fn quantity(value: f64, unit: &str) -> String {
     };
     match base {
         "bytes" | "byte" | "B" => format!("{}{per}", bytes(value)),
+        // Seconds of work in a second: a share of one processor or device.
+        "s" if per == "/s" => format!("{:.1} %", value * 100.0),
         "percent" | "%" => format!("{value:.1} %{per}"),
         "ratio" => format!("{:.1} %", value * 100.0),
         "" | "1" | "count" => format!("{}{per}", plain(value)),
@@ -317,6 +322,8 @@ mod tests {
         assert_eq!(quantity(2048.0, "bytes/s"), "2.0 KiB/s");
         assert_eq!(quantity(12.34, "percent"), "12.3 %");
         assert_eq!(quantity(3.0, ""), "3");
+        assert_eq!(quantity(1.375, "s/s"), "137.5 %");
+        assert_eq!(quantity(658.7, "/s"), "658.7/s");
         let printer = Printer::plain(
             Box::new(std::io::sink()),
             Format::Table,

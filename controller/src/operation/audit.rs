@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 
 use protocol::ErrorCode;
+use protocol::time::UnixMillis;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -158,18 +160,50 @@ fn view(fleet: &Fleet, stored: &Stored) -> RecordView {
 /// The event's content on one line: its fields as they are recorded. Secrets are
 /// stored as digests, and are left out even so.
 fn summary(record: &crate::domain::audit::record::Record) -> String {
-    let Ok(serde_json::Value::Object(outer)) = serde_json::to_value(&record.event) else {
+    let Ok(Value::Object(outer)) = serde_json::to_value(&record.event) else {
         return record.operation.clone();
     };
     let fields: Vec<_> = outer
         .values()
-        .filter_map(serde_json::Value::as_object)
+        .filter_map(Value::as_object)
         .flatten()
-        .filter(|(name, value)| *name != "secret" && !value.is_null())
-        .map(|(name, value)| match value.as_str() {
-            Some(text) => format!("{name}={text}"),
-            None => format!("{name}={value}"),
-        })
+        .filter(|(name, value)| !is_noise(name, value))
+        .map(|(name, value)| field(name, value))
         .collect();
     fields.join(" ")
+}
+
+/// Digests say nothing to people, and neither does what is empty.
+fn is_noise(name: &str, value: &Value) -> bool {
+    let is_empty = match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    is_empty
+        || ["secret", "digest", "merkle_root", "controller_keys"].contains(&name)
+        || name.ends_with("_digest")
+}
+
+fn field(name: &str, value: &Value) -> String {
+    let is_time = name.ends_with("_at") || matches!(name, "start_by" | "from" | "until");
+    match value {
+        Value::String(text) => format!("{name}={text}"),
+        Value::Number(number) if is_time => {
+            format!("{name}={}", UnixMillis(number.as_u64().unwrap_or_default()))
+        }
+        Value::Object(fields) if name == "counts" => {
+            let counts: Vec<_> = fields
+                .iter()
+                .filter(|(_, count)| count.as_u64() != Some(0))
+                .map(|(state, count)| format!("{state}={count}"))
+                .collect();
+            counts.join(" ")
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            format!("{name}={value}")
+        }
+    }
 }

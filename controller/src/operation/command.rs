@@ -227,7 +227,7 @@ impl Operations {
                     .map_err(|error| fault(&error))?;
                 for (state, count) in [
                     ("waiting", now.waiting),
-                    ("sent", now.sent),
+                    ("sent", now.sent.saturating_sub(now.running)),
                     ("running", now.running),
                 ] {
                     counts.insert(state.to_owned(), count);

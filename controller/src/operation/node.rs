@@ -17,6 +17,7 @@ use crate::domain::fleet::manage;
 use crate::domain::fleet::node::Node;
 use crate::domain::operation::Operation;
 use crate::operation::failure::Failure;
+use crate::uplink::Link;
 
 impl Operations {
     /// Nodes that a selector matches and that the caller may see, by name.
@@ -260,12 +261,18 @@ impl Operations {
             Some(_) if node.is_active() => "suspect",
             Some(_) | None => node.state.name(),
         };
+        // A session that was cut still counts as proven for a minute.
+        let link = if node.has_left() {
+            Link::Down
+        } else {
+            presence.link
+        };
         NodeView {
             id: node.id,
             name: node.name.clone(),
             labels: pairs(&node.labels),
             state: state.to_owned(),
-            link: presence.link.name().to_owned(),
+            link: link.name().to_owned(),
             proven_at: presence.proven_at.map(Into::into),
             session_since: presence.since.map(Into::into),
             agent_version: presence

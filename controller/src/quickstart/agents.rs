@@ -84,7 +84,6 @@ impl Agents {
         for number in 1..=count {
             let dir = dir.join(format!("nodes/{number}"));
             make(&dir)?;
-            stop_leftover(&dir, program).await;
             if !identity_file(&dir).exists() {
                 let token = token(controller, profile).await?;
                 join(&dir, program, &token, &format!("node-{number}")).await?;
@@ -116,6 +115,11 @@ impl Agent {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its process was started.
+    pub(super) fn has_started(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn log_file(&self) -> PathBuf {
@@ -315,6 +319,15 @@ fn read(dir: PathBuf, program: &Path) -> Result<Agent, CliFailure> {
         pid: Arc::default(),
         dir,
     })
+}
+
+/// Stops the agents that a killed quickstart left behind, before a controller
+/// starts that they would connect to.
+pub(super) async fn stop_leftovers(dir: &Path, program: &Path) {
+    let nodes = std::fs::read_dir(dir.join("nodes"));
+    for node in nodes.into_iter().flatten().flatten() {
+        stop_leftover(&node.path(), program).await;
+    }
 }
 
 /// Stops an agent that a killed quickstart left behind.

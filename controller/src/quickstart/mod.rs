@@ -58,6 +58,7 @@ pub fn run(asked: Quickstart) -> Result<Exit, CliFailure> {
         .map_err(|error| CliFailure::because(Exit::Config, "cannot log", &error))?;
     serve::runtime()?.block_on(async {
         let signals = Signals::listen()?;
+        agents::stop_leftovers(&dir, &agent).await;
         let controller = serve::start(config, recent).await?;
         keep_addresses(&dir, &controller)?;
         with_nodes(controller, &asked, &dir, &agent, signals).await
@@ -113,7 +114,7 @@ async fn prepare(
 async fn wait_for(controller: &Controller, agents: &[Agent]) -> Result<(), CliFailure> {
     let deadline = Instant::now() + UP_MAX;
     for agent in agents {
-        while controller.uplink.presence(agent.id()).link != Link::Up {
+        while !agent.has_started() || controller.uplink.presence(agent.id()).link != Link::Up {
             if Instant::now() >= deadline {
                 return Err(CliFailure::new(
                     Exit::Unavailable,
