@@ -13,10 +13,17 @@
 //!
 //! - [`domain`] decides and touches nothing: the link machine, the ledger, the
 //!   outbox, backoff, time.
-//! - [`store`] is the only owner of redb.
+//! - [`store`] is the only owner of redb; [`uplink`] of the MQTT client;
+//!   [`enrol`] of the HTTPS client and the identity's files; [`tls`] says whom the
+//!   node believes.
 //! - [`node`] puts session and store together into one synchronous core. It runs
 //!   on a thread of its own, because a commit on an SD card takes long; everything
 //!   else shares one thread with an async loop.
+//! - [`supervisor`] is the only place where tasks are wired and started. A task
+//!   that ends unasked stops the process, and systemd starts it again: start-up is
+//!   recovery.
+//! - [`sampling`] measures, [`command`] carries out; [`status`], [`doctor`] and
+//!   [`support`] are for a person at the node.
 //!
 //! **Invariants.** Nothing is acted upon before it is durable; nothing is
 //! forgotten before the controller has acknowledged it. Every queue is bounded.

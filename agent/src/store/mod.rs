@@ -637,7 +637,10 @@ impl Store {
         if stream == Stream::Telemetry && !frames.is_empty() {
             self.spool(&frames);
         }
-        self.lazy_since.get_or_insert(now);
+        // Of the streams in memory only the number is kept, which may lag for ever.
+        if matches!(stream, Stream::Control | Stream::Backfill) {
+            self.lazy_since.get_or_insert(now);
+        }
     }
 
     fn drop_entry(&mut self, stream: Stream, seq: u64) {

@@ -513,7 +513,7 @@ fn flash_stays_within_its_budget() {
         settle(&mut store, n * minute);
     }
     let connected = store.stats().flash_bytes - before;
-    assert!(connected < 700_000, "{connected} bytes a day connected");
+    assert!(connected < 500_000, "{connected} bytes a day connected");
 
     let before = store.stats().flash_bytes;
     for n in 0..24 * 60 {
