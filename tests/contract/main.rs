@@ -6,4 +6,8 @@ mod codes;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod wire;

@@ -207,11 +207,11 @@ impl Agent {
         let program = program.unwrap_or_else(programs::flotilla_agent);
         let mut command = match self.wrapper.split_first() {
             Some((first, rest)) => {
-                let mut command = Command::new(first);
+                let mut command = programs::command(first);
                 command.args(rest).arg(program);
                 command
             }
-            None => Command::new(program),
+            None => programs::command(program),
         };
         command
             .arg("--state-dir")

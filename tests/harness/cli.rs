@@ -45,7 +45,7 @@ impl Cli {
     #[track_caller]
     pub fn ask<A: AsRef<str>>(&self, arguments: &[A]) -> Answer {
         let asked: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-        let mut command = Command::new(programs::flotilla());
+        let mut command = programs::command(programs::flotilla());
         command.args(&asked).env("FLOTILLA_PROFILE", &self.profile);
         answer(&mut command, &asked.join(" "))
     }
@@ -80,7 +80,7 @@ impl Cli {
     /// When it cannot be started.
     #[track_caller]
     pub fn begin<A: AsRef<str>>(&self, arguments: &[A]) -> std::process::Child {
-        Command::new(programs::flotilla())
+        programs::command(programs::flotilla())
             .args(arguments.iter().map(AsRef::as_ref))
             .env("FLOTILLA_PROFILE", &self.profile)
             .stdin(Stdio::null())

@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -112,7 +111,7 @@ impl Controller {
         assert!(self.process.is_none(), "the controller runs already");
         let ready_file = self.ready_file();
         let _not_there_at_first = fs::remove_file(&ready_file);
-        let mut command = Command::new(programs::flotilla());
+        let mut command = programs::command(programs::flotilla());
         command
             .arg("quickstart")
             .arg("--dir")
@@ -120,6 +119,8 @@ impl Controller {
             .args(["--nodes", &self.plan.nodes.to_string()])
             .arg("--ready-file")
             .arg(&ready_file)
+            .env("HOME", self.scratch.path())
+            .env_remove("XDG_CONFIG_HOME")
             .envs(self.plan.environment.iter().cloned());
         let log = self.scratch.path().join("controller.log");
         self.process = Some(Process::start("flotilla quickstart", &mut command, &log));

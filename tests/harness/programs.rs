@@ -4,6 +4,7 @@
 //! folder that the running test came from, once per test run.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,18 @@ pub fn flotilla() -> PathBuf {
 /// The agent.
 pub fn flotilla_agent() -> PathBuf {
     folder().join("flotilla-agent")
+}
+
+/// A command that starts without the variables that are meant for the tests:
+/// both programs refuse variables of theirs that they do not know.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("FLOTILLA_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn folder() -> &'static Path {
@@ -59,6 +72,24 @@ fn build() -> PathBuf {
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo tells a test about its package would make the build believe that
+    // everything had changed.
+    for (name, _) in env::vars_os() {
+        let told = [
+            "CARGO_PKG",
+            "CARGO_MANIFEST",
+            "CARGO_BIN",
+            "CARGO_CRATE",
+            "NEXTEST",
+        ];
+        if told
+            .iter()
+            .any(|told| name.to_string_lossy().starts_with(told))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.env_remove("LD_LIBRARY_PATH");
     if profile.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");
     }

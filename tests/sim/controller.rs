@@ -298,19 +298,17 @@ impl Machine {
             .core
             .commit(&[submission], &Moment::new(unix(now), seed));
         let answer = answers.into_iter().next()?;
-        match answer {
-            Ok(applied) => {
-                self.live = Some(Arc::clone(running.core.fleet()));
-                Some(applied.events)
-            }
-            Err(error) => {
-                if error.code() == protocol::ErrorCode::JournalUnavailable {
-                    self.unsure = true;
-                    self.unsure_ever = true;
-                }
-                None
-            }
+        let failed = answer
+            .as_ref()
+            .is_err_and(|error| error.code() == protocol::ErrorCode::JournalUnavailable);
+        if failed {
+            self.unsure = true;
+            self.unsure_ever = true;
+        } else {
+            // A refusal is a record too.
+            self.live = Some(Arc::clone(running.core.fleet()));
         }
+        answer.ok().map(|applied| applied.events)
     }
 
     /// Makes the first administrator and lets nodes in.
@@ -324,9 +322,12 @@ impl Machine {
         let events = self
             .submit(Caller::Host, Operation::RecoverAdmin(recover), now)
             .unwrap();
-        let key = events.iter().find_map(|event| match event {
-            Event::KeyCreated(event) => Some((event.principal, event.key)),
-            _ => None,
+        let key = events.iter().find_map(|event| {
+            if let Event::KeyCreated(event) = event {
+                Some((event.principal, event.key))
+            } else {
+                None
+            }
         });
         let (id, key) = key.expect("recovery tells the principal and its key");
         let admin = Caller::Principal { id, key };
@@ -342,9 +343,12 @@ impl Machine {
         let events = self
             .submit(admin, Operation::CreateToken(create), now)
             .unwrap();
-        let token = events.iter().find_map(|event| match event {
-            Event::TokenCreated(event) => Some(event.token),
-            _ => None,
+        let token = events.iter().find_map(|event| {
+            if let Event::TokenCreated(event) = event {
+                Some(event.token)
+            } else {
+                None
+            }
         });
         for (node, signing_key) in nodes {
             let admit = AdmitNode {
@@ -382,9 +386,12 @@ impl Machine {
             empty: EmptyAim::Refuse,
         };
         let events = self.submit(self.admin?, Operation::IssueCommand(issue), now)?;
-        events.iter().find_map(|event| match event {
-            Event::CommandIssued(event) => Some(event.command),
-            _ => None,
+        events.iter().find_map(|event| {
+            if let Event::CommandIssued(event) = event {
+                Some(event.command)
+            } else {
+                None
+            }
         })
     }
 
@@ -440,9 +447,10 @@ impl Machine {
         }
         let mut records = Vec::new();
         for stored in stored {
-            let targets = match &stored.record.event {
-                Event::CommandIssued(event) => reader.targets(event.command, 0, 1000).unwrap(),
-                _ => Vec::new(),
+            let targets = if let Event::CommandIssued(event) = &stored.record.event {
+                reader.targets(event.command, 0, 1000).unwrap()
+            } else {
+                Vec::new()
             };
             records.push(Recorded {
                 record: stored.record,

@@ -22,9 +22,10 @@ fn everything(start_ms: u64) -> Vec<u8> {
         .map(|slot| {
             let mut samples = SampleSet::new();
             for series in CATALOGUE {
-                let label = match series.label {
-                    LabelName::None => Label::NONE,
-                    _ => Label::fit("one"),
+                let label = if series.label == LabelName::None {
+                    Label::NONE
+                } else {
+                    Label::fit("one")
                 };
                 let value = i64::from(series.id.0) * i64::try_from(slot + 1).expect("six slots");
                 samples.push_labelled(series.id, &label, value);

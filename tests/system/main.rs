@@ -1,0 +1,37 @@
+//! The real programs against each other and against the world: joining, killing,
+//! full disks, foreign brokers, wrong clocks, hostile callers.
+//!
+//! Everything runs on loopback in folders of its own. Where a foreign server is
+//! needed and not installed, the test says so and passes, unless
+//! `FLOTILLA_REQUIRE_ALL` is set: `tests/run --all` sets it.
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod certificate;
+#[cfg(test)]
+mod clock;
+#[cfg(test)]
+mod container_logs;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod docker;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod join;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
+mod remote_write;
+#[cfg(test)]
+mod walk;
