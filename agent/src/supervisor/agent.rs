@@ -275,6 +275,15 @@ fn boot_id() -> BootId {
     )
 }
 
+/// What the identity's keeper changes, and what moves it.
+struct Keep {
+    target: watch::Sender<Arc<Target>>,
+    tls: watch::Sender<Arc<ClientConfig>>,
+    expires: watch::Sender<UnixMillis>,
+    trusted: watch::Receiver<Option<Arc<task::Trusted>>>,
+    nudges: Arc<task::Nudges>,
+}
+
 /// Everything that the tasks are made from.
 struct Parts {
     source: Source,
@@ -368,6 +377,19 @@ impl Parts {
                 stop: supervisor.stop(Stage::Link),
             }),
         );
+        let keep = Keep {
+            target,
+            tls,
+            expires,
+            trusted: ends.trusted,
+            nudges: ends.nudges,
+        };
+        self.start_identity(&mut supervisor, keep)?;
+        Ok((supervisor, asked))
+    }
+
+    /// Starts what keeps the identity fresh; it takes the identity over.
+    fn start_identity(self, supervisor: &mut Supervisor, ends: Keep) -> Result<(), RunError> {
         let controllers_fixed = !self.config.uplink.controllers.is_empty();
         let keep = enrol::Context {
             dir: self.config.dirs.identity(),
@@ -381,10 +403,10 @@ impl Parts {
                 self.loaded.controllers
             },
             controllers_fixed,
-            target,
+            target: ends.target,
             brokers_fixed: !self.config.uplink.brokers.is_empty(),
-            tls,
-            expires,
+            tls: ends.tls,
+            expires: ends.expires,
             trusted: ends.trusted,
             core: self.core,
             nudges: ends.nudges,
@@ -393,7 +415,7 @@ impl Parts {
             stop: supervisor.stop(Stage::Link),
         };
         supervisor.start("identity", Stage::Link, Exit::Bug, enrol::run(keep));
-        Ok((supervisor, asked))
+        Ok(())
     }
 
     fn start_commands(
