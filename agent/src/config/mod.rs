@@ -483,7 +483,7 @@ fn uplink(section: &mut Section<'_>) -> Uplink {
         proxy,
         retry_max: section.duration(
             "retry_max",
-            Duration::from_secs(60),
+            Duration::from_secs(30),
             Duration::from_secs(1)..=Duration::from_secs(3600),
         ),
     }
