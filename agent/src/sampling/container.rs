@@ -196,3 +196,116 @@ fn working_set(source: &mut Source, place: &str, usage: &str, inactive: &str) ->
     let file = source.sys(&format!("{place}/memory.stat")).ok().flatten()?;
     Some(usage.saturating_sub(file.number_after(inactive).unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests {
+    //! The engine's answers against a socket of a few lines, and the cgroups of
+    //! its containers.
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// Answers what bollard asks at one connection, request by request.
+    async fn serve(mut peer: UnixStream) {
+        let mut request = vec![0; 8_192];
+        loop {
+            let count = peer.read(&mut request).await.unwrap_or_default();
+            if count == 0 {
+                return;
+            }
+            let head = String::from_utf8_lossy(&request[..count]).to_string();
+            let body = if head.contains("/containers/json") {
+                assert!(head.contains("all=true"), "{head}");
+                format!(
+                    "[{{\"Id\":\"{ID}\",\"Names\":[\"/web\"],\"State\":\"running\"}},\
+                      {{\"Id\":\"../../etc\",\"Names\":[\"/evil\"],\"State\":\"running\"}},\
+                      {{\"Id\":\"{ID}\",\"Names\":[\"/old\"],\"State\":\"exited\"}}]"
+                )
+            } else {
+                "{\"Version\":\"20.10.24\",\"ApiVersion\":\"1.41\"}".to_owned()
+            };
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+            if peer.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_names_its_containers_and_their_cgroups_their_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = async {
+            loop {
+                let (peer, _) = listener.accept().await.unwrap();
+                serve(peer).await;
+            }
+        };
+        let mut client = None;
+        let engine = tokio::select! {
+            () = server => unreachable!("the server never ends"),
+            engine = ask(&socket, &mut client) => engine.unwrap(),
+        };
+        assert_eq!(engine.version.as_deref(), Some("20.10.24"));
+        assert_eq!(engine.total, 3);
+        let names: Vec<&str> = engine
+            .running
+            .iter()
+            .map(|one| one.label.as_str())
+            .collect();
+        assert_eq!(names, ["web"], "an id that is none leads to no file");
+
+        for (place, text) in [
+            ("cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
+            ("memory.current", "10485760\n"),
+            ("memory.stat", "anon 5\ninactive_file 4194304\n"),
+        ] {
+            let path = dir.path().join(format!(
+                "sys/fs/cgroup/system.slice/docker-{ID}.scope/{place}"
+            ));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut samples = SampleSet::new();
+        collect(&mut Source::at(dir.path()), &engine, &mut samples);
+        assert_eq!(samples.get(SeriesId::CONTAINERS_TOTAL, ""), Some(3));
+        assert_eq!(samples.get(SeriesId::CONTAINERS_RUNNING, ""), Some(1));
+        assert_eq!(samples.get(SeriesId::CONTAINER_CPU, "web"), Some(250));
+        assert_eq!(samples.get(SeriesId::CONTAINER_MEM, "web"), Some(96));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert_eq!(ask(&socket, &mut None).await, None);
+    }
+
+    #[test]
+    fn cgroup_v1_counts_containers_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for (place, text) in [
+            ("cpuacct", ("cpuacct.usage", "1230000000\n")),
+            ("memory", ("memory.usage_in_bytes", "131072\n")),
+            ("memory", ("memory.stat", "total_inactive_file 65536\n")),
+        ] {
+            let folder = dir
+                .path()
+                .join(format!("sys/fs/cgroup/{place}/docker/{ID}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(text.0), text.1).unwrap();
+        }
+        let mut source = Source::at(dir.path());
+        assert_eq!(cpu_centiseconds(&mut source, ID), Some(123));
+        assert_eq!(memory_bytes(&mut source, ID), Some(65_536));
+    }
+}

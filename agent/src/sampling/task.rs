@@ -71,8 +71,13 @@ pub async fn run(context: Context) -> Result<(), CoreGone> {
     let (seen, engine) = watch::channel(None);
     let watching = container::watch_engine(context.config.clone(), seen, context.stop.clone());
     let sampler = Sampler::new(context, engine);
-    let (sampled, ()) = tokio::join!(sampler.run(), watching);
-    sampled
+    let sampling = sampler.run();
+    tokio::pin!(sampling);
+    tokio::select! {
+        ended = &mut sampling => ended,
+        // The stop ends it first; the sampler still hands over its frame.
+        () = watching => sampling.await,
+    }
 }
 
 /// The collectors, or the thread that holds them.
@@ -431,22 +436,4 @@ fn encoded(frame: &Frame, effort: Effort) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    //! The grid of moments.
-
-    use super::due;
-
-    #[test]
-    fn moments_lie_on_the_grid_and_none_comes_twice() {
-        assert_eq!(due(0, 25_001, 10_000), 30_000);
-        assert_eq!(due(20_000, 20_000, 10_000), 30_000);
-        // Woken a millisecond early by the difference of two clocks.
-        assert_eq!(due(30_000, 29_999, 10_000), 40_000);
-        assert_eq!(due(30_000, 30_001, 10_000), 40_000);
-    }
-
-    #[test]
-    fn a_clock_set_back_starts_over() {
-        assert_eq!(due(9_000_000, 1_000_001, 10_000), 1_010_000);
-    }
-}
+mod tests;
