@@ -3,7 +3,7 @@
 //!
 //! Owns the listener, authentication, rate limits, and the one mapping from
 //! failures to HTTP. **Invariant:** faces decide nothing. Every handler takes a
-//! [`Who`](extract::Who), which only a valid key gives, and calls one operation,
+//! [`Who`](crate::operation::Who), which only a valid key gives, and calls one operation,
 //! where permission is checked. It runs on a runtime of its own, so that health
 //! is answered while the rest is busy.
 

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 /// Publishes that wait for the uplink. One is at most 128 KiB and usually one or
 /// two, so a full queue is some megabytes. When it is full, the embedded broker
-/// stops reading from the sender's connection for [`DELIVERY_WAIT_MAX`] and then
+/// stops reading from the sender's connection for `DELIVERY_WAIT_MAX` and then
 /// sheds the message; an external broker's client stops reading.
 pub const DELIVERIES_MAX: usize = 2048;
 

@@ -43,7 +43,7 @@ Examples:
 /// Flags of every operator's subcommand.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Base URL of the controller, such as https://fleet.example.net:8443
+    /// Base URL of the controller, such as `https://fleet.example.net:8443`
     #[arg(
         long,
         global = true,

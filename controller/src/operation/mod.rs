@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** whatever changes the fleet is authorised by the engine in the
 //! same step that decides it; whatever only reads is authorised by
-//! [`Operations::may`] or [`Operations::reach`], and a refusal is journalled
+//! `Operations::may` or `Operations::reach`, and a refusal is journalled
 //! through the engine either way. There is no third way in.
 
 pub mod failure;

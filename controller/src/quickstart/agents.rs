@@ -20,6 +20,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::failure::CliFailure;
+use crate::cli::note;
 use crate::cli::profile;
 use crate::exit::Exit;
 use crate::operation::view::token::CreateToken;
@@ -71,6 +72,30 @@ pub(super) fn program() -> Result<PathBuf, CliFailure> {
     }
 }
 
+/// What the fleet says of a node's directory.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    /// It has joined.
+    Member,
+    /// It has not, or another fleet.
+    Stranger,
+    /// It was revoked or replaced.
+    Gone,
+}
+
+fn standing(controller: &Controller, dir: &Path, program: &Path) -> Result<Standing, CliFailure> {
+    if !identity_file(dir).exists() {
+        return Ok(Standing::Stranger);
+    }
+    let agent = read(dir.to_owned(), program)?;
+    let fleet = controller.engine.fleet();
+    Ok(match fleet.node(agent.id) {
+        Some(node) if node.has_left() => Standing::Gone,
+        Some(_) => Standing::Member,
+        None => Standing::Stranger,
+    })
+}
+
 impl Agents {
     /// Enrols what is not enrolled yet.
     pub(super) async fn enrol(
@@ -84,7 +109,16 @@ impl Agents {
         for number in 1..=count {
             let dir = dir.join(format!("nodes/{number}"));
             make(&dir)?;
-            if !identity_file(&dir).exists() {
+            let standing = standing(controller, &dir, program)?;
+            if standing == Standing::Gone {
+                note(&format!(
+                    "Node {number} was revoked or replaced, and is left alone. To have it join anew, \
+                     remove {}.",
+                    dir.display()
+                ));
+                continue;
+            }
+            if standing == Standing::Stranger {
                 let token = token(controller, profile).await?;
                 join(&dir, program, &token, &format!("node-{number}")).await?;
             }
@@ -282,6 +316,8 @@ async fn join(dir: &Path, program: &Path, token: &str, name: &str) -> Result<(),
     let joined = command(program, dir)
         .map_err(|error| cannot(&error))?
         .arg("join")
+        // An identity of another fleet is of no use here.
+        .arg("--replace")
         .arg("--state-dir")
         .arg(state_dir(dir))
         .arg("--name")

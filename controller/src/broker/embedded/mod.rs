@@ -2,7 +2,7 @@
 //! listeners that nodes connect to.
 //!
 //! rmqtt reads its certificate once, from files, with a cryptographic provider
-//! that this project does not ship; so TLS and WebSocket end in [`front`], which
+//! that this project does not ship; so TLS and WebSocket end in `front`, which
 //! knows who connects, and passes the plain MQTT bytes on over loopback. rmqtt
 //! learns the identity from the source address of that loopback connection,
 //! which the front registers first: a process on this machine that connects to
