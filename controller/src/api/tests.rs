@@ -97,9 +97,10 @@ impl World {
         for certificate in rustls::pki_types::CertificateDer::pem_slice_iter(&pem) {
             roots.add(certificate.unwrap()).unwrap();
         }
-        let config = rustls::ClientConfig::builder()
+        let mut config = rustls::ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = TcpStream::connect(self.controller.api_address)
             .await
             .unwrap();
@@ -372,6 +373,21 @@ async fn slow_clients_are_cut() {
     );
     let answered = until_closed(&mut idle).await;
     assert!(answered.contains("200 OK"), "{answered}");
+}
+
+/// A client that would rather speak HTTP/2, as curl and browsers do, is told not to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_offers_http_2_is_answered_in_http_1() {
+    let world = World::new("").await;
+    let mut stream = world.connect().await;
+    assert_eq!(
+        stream.get_ref().1.alpn_protocol(),
+        Some(b"http/1.1".as_slice())
+    );
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answered = until_closed(&mut stream).await;
+    assert!(answered.starts_with("HTTP/1.1 200 OK"), "{answered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

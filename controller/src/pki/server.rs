@@ -137,7 +137,8 @@ impl ServerIdentity {
             .with_no_client_auth()
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| make_error(WHAT, error))?;
-        api.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // The API speaks HTTP/1.1 alone: see controller/decisions/0005.
+        api.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsConfigs {
             mqtt: Arc::new(mqtt),
             api: Arc::new(api),
