@@ -421,26 +421,29 @@ impl<S: FrameSink> Desk<S> {
         }
     }
 
-    /// Asks for a command's conclusion, with the root over what is durable. The
-    /// last targets may be in the batch in work: then it is asked for again.
+    /// Asks for a command's conclusion, with the root over what is durable. While
+    /// its last targets are in the batch in work, it waits for the next one.
     fn conclude(&mut self, id: CommandId, now: UnixMillis) {
-        let Some(run) = self.dispatch.run(id) else {
+        let all = (id, NodeId::NIL)..=(id, NodeId::from_bytes([0xff; 10]));
+        let in_work = self.work.batch.targets.range(all).next().is_some();
+        let Some(run) = self.dispatch.run_mut(id) else {
             return;
         };
+        if in_work {
+            run.conclude_soon(now);
+            return;
+        }
         let counts = run.counts();
         match self.merkle_root(id) {
-            Ok((root, total)) if total == counts => {
+            Ok((merkle_root, kept)) if kept == counts => {
                 self.work.events.push(DeskEvent::Concluded {
                     command: id,
                     counts,
-                    merkle_root: root,
+                    merkle_root,
                 });
             }
-            Ok(_) => {
-                if let Some(run) = self.dispatch.run_mut(id) {
-                    run.conclude_soon(now);
-                }
-            }
+            // The index in memory is read again with the next batch.
+            Ok(_) => self.stale = true,
             Err(error) => tracing::error!(
                 command = %id,
                 error = &error as &dyn std::error::Error,
