@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ErrorCode;
-use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{self, Broker, Config, LoadError, Source};
 use crate::doctor::{self, Subject};
 use crate::domain::backoff::Backoff;
-use crate::enrol::{self, Existing, IdentityError, JoinError, JoinOptions, Summary};
+use crate::enrol::{self, Existing, IdentityError, JoinError, JoinOptions, Summary, TokenText};
 use crate::exit::{self, Exit};
 use crate::supervisor;
 use crate::tls::{self, ClientIdentity};
@@ -88,7 +87,7 @@ struct SupportArgs {
 struct JoinArgs {
     /// The token that `flotilla token create` printed
     #[arg(env = "FLOTILLA_JOIN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    token: Option<TokenText>,
     /// A file that holds the token
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
@@ -109,14 +108,28 @@ enum ConfigCommand {
     Check,
 }
 
-/// What the environment holds, so that nothing else reads it.
-#[derive(Clone, Debug, Default)]
+/// What the environment holds, so that nothing else reads it. It may hold a join
+/// token, so there is no `Debug`.
+#[derive(Clone, Default)]
 pub struct Environment {
     /// All variables.
     pub variables: Vec<(String, String)>,
 }
 
 impl Environment {
+    /// What the configuration may be made from, and no secret.
+    fn settings(&self) -> Vec<(String, String)> {
+        let wanted = |name: &str| {
+            name.starts_with("FLOTILLA_AGENT_")
+                || matches!(name, "RUNTIME_DIRECTORY" | "STATE_DIRECTORY")
+        };
+        let variables = self.variables.iter();
+        variables
+            .filter(|(name, _)| wanted(name))
+            .cloned()
+            .collect()
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         let found = self.variables.iter().find(|(key, _)| key == name);
         found
@@ -140,7 +153,7 @@ impl Places {
                 .config
                 .clone()
                 .unwrap_or_else(|| PathBuf::from(config::DEFAULT_FILE)),
-            environment: environment.variables.clone(),
+            environment: environment.settings(),
             flags,
         }
     }
@@ -334,10 +347,9 @@ fn said(result: std::io::Result<()>) -> Result<Exit, Failure> {
     }
 }
 
-/// A token's text, which must not stay in memory.
-fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
+fn read_token(path: &std::path::Path) -> Result<TokenText, Failure> {
     std::fs::read_to_string(path)
-        .map(Zeroizing::new)
+        .map(TokenText::new)
         .map_err(|error| Failure {
             exit: Exit::Config,
             code: ErrorCode::ConfigInvalid,
@@ -356,7 +368,7 @@ fn host_name() -> String {
         .collect()
 }
 
-fn join_options(config: &Config, token: Zeroizing<String>) -> Result<JoinOptions, Failure> {
+fn join_options(config: &Config, token: TokenText) -> Result<JoinOptions, Failure> {
     let password = supervisor::proxy_password(config)
         .map_err(|error| Failure::new(Exit::Config, ErrorCode::ConfigInvalid, &error))?;
     Ok(JoinOptions {
@@ -375,7 +387,7 @@ async fn join(
 ) -> Result<Exit, Failure> {
     let config = source.load()?;
     let token = match (args.token, &args.token_file, &config.join.token_file) {
-        (Some(token), _, _) => Zeroizing::new(token),
+        (Some(token), _, _) => token,
         (None, Some(file), _) | (None, None, Some(file)) => read_token(file)?,
         (None, None, None) => {
             return Err(Failure {
@@ -387,6 +399,9 @@ async fn join(
             });
         }
     };
+    // Who waits for an approval wants to know. A log that is set up already serves
+    // as well.
+    drop(telemetry::start_log(&config.log, false));
     let mut options = join_options(&config, token)?;
     if let Some(name) = args.name {
         options.name = name;
@@ -448,7 +463,7 @@ async fn join_first(
         environment.get("FLOTILLA_JOIN_TOKEN"),
         &config.join.token_file,
     ) {
-        (Some(token), _) => Zeroizing::new(token.to_owned()),
+        (Some(token), _) => TokenText::new(token.to_owned()),
         (None, Some(file)) => read_token(file)?,
         (None, None) => return Ok(()),
     };

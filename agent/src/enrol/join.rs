@@ -50,11 +50,37 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(300);
 
+/// A join token's text. `Debug` hides it.
+#[derive(Clone)]
+pub struct TokenText(Zeroizing<String>);
+
+impl TokenText {
+    /// Takes a text, which need not be a token.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl std::fmt::Debug for TokenText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenText(hidden)")
+    }
+}
+
+impl std::str::FromStr for TokenText {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self::new(text.to_owned()))
+    }
+}
+
 /// How to join.
 #[derive(Clone, Debug)]
 pub struct JoinOptions {
     /// The token's text.
-    pub token: Zeroizing<String>,
+    pub token: TokenText,
     /// The name to ask for.
     pub name: String,
     /// Whether to give up an identity that is there already.
@@ -249,7 +275,7 @@ pub(super) fn signing_request(key: &KeyPair, node: NodeId) -> Result<String, rcg
 /// # Errors
 /// [`JoinError`]; nothing is written then, but for keys that wait for approval.
 pub async fn join(dirs: &Dirs, options: &JoinOptions, clock: &Clock) -> Result<Summary, JoinError> {
-    let token: JoinToken = options.token.parse().map_err(JoinError::Token)?;
+    let token: JoinToken = options.token.0.parse().map_err(JoinError::Token)?;
     let dir = dirs.identity();
     match (files::load(&dir), options.existing) {
         (Err(IdentityError::Missing { .. }), _) | (_, Existing::Replace) => {}

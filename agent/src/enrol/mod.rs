@@ -17,5 +17,5 @@ mod keep;
 
 pub use files::{IdentityError, Loaded, Summary, load, previous_identity};
 pub use http::RequestError;
-pub use join::{Existing, JoinError, JoinOptions, join};
+pub use join::{Existing, JoinError, JoinOptions, TokenText, join};
 pub use keep::{Context, KeepError, run};

@@ -270,7 +270,7 @@ impl Home {
 
 fn options(token: &JoinToken) -> JoinOptions {
     JoinOptions {
-        token: Zeroizing::new(token.to_string()),
+        token: TokenText::new(token.to_string()),
         name: "web-1".to_owned(),
         existing: Existing::Keep,
         approval_timeout: Some(Duration::from_secs(20)),
@@ -489,9 +489,21 @@ async fn a_text_that_is_no_token_is_refused_at_once() {
     let home = Home::new();
     let token = Controller::new(&[Answer::Admit]).token();
     let bad = JoinOptions {
-        token: Zeroizing::new("flj1_damaged".to_owned()),
+        token: TokenText::new("flj1_damaged".to_owned()),
         ..options(&token)
     };
     let error = attempt(&home, &bad).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::TokenMalformed);
+}
+
+#[test]
+fn a_tokens_text_is_hidden() {
+    let options = options(&JoinToken {
+        address: "controller:1".to_owned(),
+        authority: [1; 32],
+        id: TOKEN,
+        secret: [3; 32],
+    });
+    let shown = format!("{options:?}");
+    assert!(!shown.contains("flj1_"), "{shown}");
 }
