@@ -290,7 +290,11 @@ impl Series {
             for (arrival, decoded) in batch.iter().zip(&decoded) {
                 let origin = origin(arrival);
                 outcomes.push(match decoded {
-                    Err(error) => Outcome::Refused(error.code()),
+                    Err(error) => {
+                        let (node, seq) = (arrival.node, arrival.seq);
+                        tracing::warn!(%node, seq, %error, "a frame cannot be decoded");
+                        Outcome::Refused(error.code())
+                    }
                     Ok(_) if view.delivered.has(&origin) || within.has(&origin) => {
                         Outcome::Duplicate
                     }
@@ -315,7 +319,11 @@ impl Series {
                 .counters
                 .failed_batches
                 .fetch_add(1, Ordering::Relaxed);
-            lock(&self.inner.view).trouble = Some(told(&error));
+            let trouble = told(&error);
+            let before = lock(&self.inner.view).trouble.replace(trouble.clone());
+            if before.as_ref() != Some(&trouble) {
+                tracing::error!(error = trouble, "frames cannot be stored; nodes keep them");
+            }
             return Err(IngestError::Store(error));
         }
         self.take_in(batch, decoded, &outcomes, now);
