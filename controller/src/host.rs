@@ -257,3 +257,76 @@ pub async fn ask(state_dir: &Path, ask: &Ask) -> std::io::Result<Option<Answer>>
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::serve::store;
+
+    fn settings(dir: &Path) -> config::Config {
+        let set = vec![("state_dir".to_owned(), dir.display().to_string())];
+        config::load(None, Vec::new(), &set).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lost_key_is_replaced_while_the_controller_runs_and_while_it_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = settings(dir.path());
+        let store = store::open(&config).unwrap();
+        let stop = CancellationToken::new();
+        let engine = store.engine.clone();
+        let task = crate::supervisor::spawn("engine", store.task.run(stop.clone()));
+        let socket = HostSocket::bind(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+        let door = crate::supervisor::spawn("host", socket.run(engine.clone(), stop.clone()));
+
+        let wanted = Ask::Key {
+            name: "alice".to_owned(),
+        };
+        let Some(Answer::Key { text, .. }) = ask(dir.path(), &wanted).await.unwrap() else {
+            panic!("no key");
+        };
+        let text: ApiKeyText = text.parse().unwrap();
+        let digest = SecretDigest::of(&text.secret);
+        let now = crate::clock::now();
+        assert!(
+            engine
+                .fleet()
+                .access()
+                .authenticate(text.id, &digest, now)
+                .is_ok()
+        );
+        let records = engine.journal().read(1, 100).unwrap();
+        assert!(
+            records
+                .iter()
+                .any(|stored| stored.record.by == Caller::Host)
+        );
+        let before = engine.fleet().incarnation();
+        let raise = Ask::Incarnation {
+            reason: "test".to_owned(),
+        };
+        let Some(Answer::Incarnation { incarnation }) = ask(dir.path(), &raise).await.unwrap()
+        else {
+            panic!("no incarnation");
+        };
+        assert!(incarnation > before);
+        // Whoever asks for the state while it is in use is told so.
+        let taken = store::open_alone(&config);
+        assert_eq!(
+            taken.err().map(|failure| failure.exit),
+            Some(crate::exit::Exit::Store)
+        );
+
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        door.await.unwrap().unwrap();
+        std::mem::drop((engine, store.engine, store.pki));
+        assert!(ask(dir.path(), &wanted).await.unwrap().is_none());
+        let (engine, alone) = store::open_alone(&config).unwrap();
+        assert!(new_admin_key(&engine, "alice").await.is_ok());
+        alone.close().await;
+    }
+}

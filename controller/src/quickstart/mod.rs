@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cli::args::Quickstart;
 use crate::cli::failure::CliFailure;
-use crate::cli::note;
+use crate::cli::{note, profile};
 use crate::config::{self, Config};
 use crate::exit::Exit;
 use crate::serve::signal::Signals;
@@ -95,18 +95,18 @@ async fn prepare(
     dir: &Path,
     agent: &Path,
 ) -> Result<(), CliFailure> {
-    let profile = operator::own_profile(controller, dir).await?;
-    let agents = Agents::enrol(controller, &profile, dir, agent, asked.nodes).await?;
+    let own = operator::own_profile(controller, dir).await?;
+    let agents = Agents::enrol(controller, &own, dir, agent, asked.nodes).await?;
     let started = agents.start(&mut controller.supervisor);
     wait_for(controller, &started).await?;
     let mut ready = controller.ready.clone();
-    ready.profile = Some(profile.clone());
+    ready.profile = Some(own.clone());
     ready.nodes = started.iter().map(Agent::ready).collect();
-    let shared = operator::share_profile(&profile, dir)?;
+    let shared = operator::share_profile(&own, dir, profile::default_path())?;
     if let Some(file) = &asked.ready_file {
         serve::write_ready(file, &ready)?;
     }
-    welcome(&ready, dir, &profile, shared);
+    welcome(&ready, dir, &own, &shared);
     Ok(())
 }
 
@@ -132,7 +132,7 @@ async fn wait_for(controller: &Controller, agents: &[Agent]) -> Result<(), CliFa
     Ok(())
 }
 
-fn welcome(ready: &Ready, dir: &Path, profile: &Path, shared: operator::Shared) {
+fn welcome(ready: &Ready, dir: &Path, profile: &Path, shared: &operator::Shared) {
     let flotilla = match shared {
         operator::Shared::Written(_) => "flotilla".to_owned(),
         operator::Shared::Kept(_) => format!("flotilla --profile {}", profile.display()),
@@ -144,7 +144,7 @@ fn welcome(ready: &Ready, dir: &Path, profile: &Path, shared: operator::Shared) 
         if count == 1 { "" } else { "s" },
         dir.display()
     ));
-    match &shared {
+    match shared {
         operator::Shared::Written(path) => {
             note(&format!("Operator profile: {}", path.display()));
         }
@@ -289,3 +289,19 @@ fn configuration(asked: &Quickstart, dir: &Path, kept: &Addresses) -> Result<Con
 
 /// Stops agents before the controller, so that they can say goodbye.
 const AGENTS_STAGE: Stage = Stage::Intake;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_quickstart_on_a_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        let refused = lock(dir.path()).unwrap_err();
+        assert_eq!(refused.exit, Exit::CannotCreate);
+        assert!(refused.message.contains("another quickstart"), "{refused}");
+        std::mem::drop(held);
+        assert!(lock(dir.path()).is_ok());
+    }
+}

@@ -15,6 +15,7 @@ use crate::serve::Controller;
 use crate::serve::first;
 
 /// What became of the profile where every subcommand looks.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Shared {
     /// It is ours.
     Written(PathBuf),
@@ -43,8 +44,12 @@ pub(super) async fn own_profile(
 }
 
 /// Puts the profile where every subcommand looks, unless another fleet's is there.
-pub(super) fn share_profile(own: &Path, dir: &Path) -> Result<Shared, CliFailure> {
-    let Some(place) = profile::default_path() else {
+pub(super) fn share_profile(
+    own: &Path,
+    dir: &Path,
+    place: Option<PathBuf>,
+) -> Result<Shared, CliFailure> {
+    let Some(place) = place else {
         return Ok(Shared::Kept(PathBuf::from("(no home directory)")));
     };
     let ours = match profile::read(&place, false) {
@@ -66,4 +71,36 @@ pub(super) fn share_profile(own: &Path, dir: &Path) -> Result<Shared, CliFailure
         )
     })?;
     Ok(Shared::Written(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::profile::Profile;
+
+    fn profile(ca: &Path) -> Profile {
+        Profile {
+            api: Some("https://127.0.0.1:1".to_owned()),
+            ca_file: Some(ca.to_owned()),
+            key: Some("flk1_x".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_profile_of_another_fleet_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("profile.toml");
+        profile::write(&own, &profile(&dir.path().join("ca.pem"))).unwrap();
+        let place = dir.path().join("home/profile.toml");
+        let share = || share_profile(&own, dir.path(), Some(place.clone())).unwrap();
+        assert_eq!(share(), Shared::Written(place.clone()));
+        assert_eq!(share(), Shared::Written(place.clone()));
+
+        let other = profile(Path::new("/elsewhere/ca.pem"));
+        profile::write(&place, &other).unwrap();
+        assert_eq!(share(), Shared::Kept(place.clone()));
+        assert_eq!(profile::read(&place, true).unwrap(), Some(other));
+        std::fs::write(&place, "written by a newer version = true").unwrap();
+        assert_eq!(share(), Shared::Kept(place.clone()));
+    }
 }
