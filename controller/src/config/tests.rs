@@ -1,3 +1,5 @@
+//! What the configuration accepts, refuses and ships with.
+
 use super::*;
 
 fn none() -> Vec<(String, String)> {
