@@ -70,16 +70,15 @@ impl World {
             .expect("the CA can be trusted");
         let chain = CertificateDer::from_pem_slice(certificate.as_bytes());
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
-        let config = ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks them")
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![chain.expect("it is a certificate")],
-            key.expect("it is a key"),
-        );
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("ring speaks them")
+                .with_root_certificates(roots)
+                .with_client_auth_cert(
+                    vec![chain.expect("it is a certificate")],
+                    key.expect("it is a key"),
+                );
         Arc::new(config.expect("certificate and key belong together"))
     }
 
@@ -110,10 +109,8 @@ impl World {
             .pki
             .issue_node(&csr, node, controller::clock::now())
             .expect("the CA signs");
-        let mut options = MqttOptions::new(
-            node.to_string(),
-            ("localhost", mosquitto.address().port()),
-        );
+        let mut options =
+            MqttOptions::new(node.to_string(), ("localhost", mosquitto.address().port()));
         let tls = self.tls(&issued.pem, &key.serialize_pem());
         options
             .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)))

@@ -22,6 +22,8 @@ mod disk;
 #[cfg(test)]
 mod docker;
 #[cfg(test)]
+mod external_broker;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod identity;

@@ -1,6 +1,6 @@
 //! Carrying out commands on the node.
 //!
-//! [`run`] is the subsystem's task. The node's own configuration decides what
+//! [`run()`] is the subsystem's task. The node's own configuration decides what
 //! is allowed ([`Settings`]); the controller's word that a command is
 //! authorised comes on top of it, never in its place. The ledger, which makes
 //! sure that nothing runs twice, is written by the caller before a command
