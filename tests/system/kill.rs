@@ -203,6 +203,61 @@ fn a_node_that_is_away_takes_its_commands_when_it_returns_and_not_too_late() {
     );
 }
 
+#[test]
+fn a_command_that_a_kill_cut_off_is_interrupted_and_not_run_again() {
+    let controller = Plan::nodes(0).start();
+    let cli = controller.cli();
+    let mut agent = willing_agent(&cli, "cut");
+    agent.start();
+    fleet::await_up(&cli, "cut");
+    let file = controller.scratch().join("started");
+    let id = fleet::issue(
+        &cli,
+        &["run", "cut", "--", "tee", "-a", &file.to_string_lossy()],
+    );
+    let long = fleet::issue(&cli, &["run", "cut", "--", "sleep", "300"]);
+    assert_eq!(fleet::outcome(&cli, &id)["state"], "succeeded");
+    wait::until_true("it runs", Duration::from_secs(20), || {
+        !harness::process::children_named(agent.process().id(), "sleep").is_empty()
+    });
+    agent.kill();
+    agent.start();
+    let target = fleet::outcome(&cli, &long);
+    assert_eq!(target["state"], "interrupted", "{target}");
+    assert_eq!(target["receipt"]["code"], "command.interrupted", "{target}");
+}
+
+#[test]
+fn a_node_that_never_answers_is_unreachable_and_its_outcome_unknown() {
+    let controller = Plan::nodes(0)
+        .with("FLOTILLA_SESSION_HEARTBEAT", "1s")
+        .start();
+    let cli = controller.cli();
+    let mut agent = willing_agent(&cli, "gone");
+    agent.start();
+    fleet::await_up(&cli, "gone");
+    let id = fleet::issue(
+        &cli,
+        &[
+            "run",
+            "gone",
+            "--start-by",
+            "3s",
+            "--timeout",
+            "3s",
+            "--",
+            "sleep",
+            "300",
+        ],
+    );
+    wait::until_true("it runs", Duration::from_secs(20), || {
+        !harness::process::children_named(agent.process().id(), "sleep").is_empty()
+    });
+    agent.kill();
+    let target = fleet::outcome(&cli, &id);
+    assert_eq!(target["state"], "unreachable", "{target}");
+}
+
 /// `FLOTILLA_SEED` reproduces a run.
 fn seed() -> u64 {
     let seed = std::env::var("FLOTILLA_SEED")

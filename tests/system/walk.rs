@@ -85,10 +85,9 @@ fn quickstart_resumes_on_its_folder() {
     let first = ids(fleet::nodes(&controller.cli()));
     let api = controller.api().to_owned();
     controller.stop();
-    assert!(
-        controller.cli().ask(&["node", "list"]).code == 69,
-        "a controller that is off is unavailable"
-    );
+    let answer = controller.cli().ask(&["node", "list"]);
+    assert_eq!(answer.code, 69, "{answer}");
+    answer.refused_with("peer.unreachable");
     controller.start();
     assert_eq!(
         controller.api(),
@@ -108,4 +107,18 @@ fn a_selector_that_matches_nothing_is_an_error_unless_it_may_be_empty() {
     let refused = cli.ask(&["run", "site=nowhere", "--", "uptime"]);
     refused.refused_with("selector.");
     cli.ok(&["run", "site=nowhere", "--allow-empty", "--", "uptime"]);
+}
+
+#[test]
+fn what_is_not_there_is_named_with_its_code() {
+    let controller = Plan::nodes(1).start();
+    let cli = controller.cli();
+    let name = fleet::nodes(&cli)[0]["name"].as_str().unwrap().to_owned();
+    cli.ask(&["metrics", &name, "no.such.series"])
+        .refused_with("series.unknown");
+    cli.ask(&["node", "show", "nobody"])
+        .refused_with("node.not_found");
+    let stranger = harness::agent::Agent::new("stranger").ask(&["run"]);
+    stranger.refused_with("identity.missing");
+    assert_eq!(stranger.code, 78, "{stranger}");
 }
