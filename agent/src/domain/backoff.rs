@@ -39,7 +39,9 @@ impl Jitter {
 
     /// A duration within a tenth of `middle` on either side.
     pub fn around(&mut self, middle: Duration) -> Duration {
-        let tenth = middle / 10;
+        // In whole milliseconds, as `between` draws: a part of one would be cut off
+        // and lead below the tenth.
+        let tenth = Duration::from_millis(millis(middle) / 10);
         self.between(middle.saturating_sub(tenth), middle.saturating_add(tenth))
     }
 }
