@@ -28,12 +28,11 @@ use rumqttc::{
     TlsConfiguration, Transport,
 };
 use rustls::ClientConfig;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, DELIVERY_WAIT_MAX, Deliveries, Delivery, Outgoing, Pipe, PipeCounts, PipeState,
-    PublishError,
+    Counters, DELIVERY_WAIT_MAX, Deliveries, Delivery, Intake, Outgoing, Pipe, PipeCounts,
+    PipeState, PublishError,
 };
 
 /// The first wait after a lost connection; doubles up to [`RETRY_MAX`], and half
@@ -139,7 +138,7 @@ impl std::str::FromStr for ExternalAddress {
 pub struct ExternalBroker {
     config: ExternalConfig,
     pipe: Arc<ExternalPipe>,
-    deliveries: mpsc::Sender<Delivery>,
+    deliveries: Intake,
 }
 
 /// The sending half.

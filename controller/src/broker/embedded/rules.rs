@@ -15,17 +15,16 @@ use rmqtt::hook::{Handler, HookResult, Parameter, Register, ReturnType, Type};
 use rmqtt::types::{
     AuthResult, ConnectInfo, Publish, PublishAclResult, QoS, Subscribe, SubscribeAclResult,
 };
-use tokio::sync::mpsc;
 
 use super::seats::Seats;
-use crate::broker::{Counters, DELIVERY_WAIT_MAX, Delivery};
+use crate::broker::{Counters, DELIVERY_WAIT_MAX, Delivery, Intake};
 
 /// What the hooks know.
 pub(super) struct Rules {
     pub(super) fleet: FleetId,
     pub(super) seats: Arc<Seats>,
     pub(super) counters: Arc<Counters>,
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) deliveries: Intake,
 }
 
 /// Registers the rules with a broker and switches them on.
