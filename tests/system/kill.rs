@@ -256,6 +256,7 @@ fn a_node_that_never_answers_is_unreachable_and_its_outcome_unknown() {
     agent.kill();
     let target = fleet::outcome(&cli, &id);
     assert_eq!(target["state"], "unreachable", "{target}");
+    assert_eq!(target["code"], "command.unreachable", "{target}");
 }
 
 /// `FLOTILLA_SEED` reproduces a run.

@@ -319,19 +319,18 @@ pub(super) fn tone(state: &str) -> Tone {
 pub(super) fn row_text(print: &Printer, target: &TargetView) -> String {
     let state = print.tint(&target.state.replace('_', " "), tone(&target.state));
     let mut text = format!("{}: {state}", target.name);
-    if let Some(receipt) = &target.receipt {
-        if let Some(exit) = receipt.exit.filter(|exit| *exit != 0) {
-            text.push_str(&format!(", exit {exit}"));
-        }
-        if let Some(code) = &receipt.code {
-            text.push_str(&format!(" [{code}]"));
-        }
-        if !receipt.detail.is_empty() {
-            text.push_str(&format!(": {}", receipt.detail));
-        }
-        if receipt.late {
-            text.push_str(" (receipt came later)");
-        }
+    let exit = target.receipt.as_ref().and_then(|receipt| receipt.exit);
+    if let Some(exit) = exit.filter(|exit| *exit != 0) {
+        text.push_str(&format!(", exit {exit}"));
+    }
+    if let Some(code) = &target.code {
+        text.push_str(&format!(" [{code}]"));
+    }
+    if !target.detail.is_empty() {
+        text.push_str(&format!(": {}", target.detail));
+    }
+    if target.receipt.as_ref().is_some_and(|receipt| receipt.late) {
+        text.push_str(" (receipt came later)");
     }
     text
 }
@@ -388,7 +387,7 @@ fn show(print: &mut Printer, outcome: &Outcome) -> Result<(), CliFailure> {
                 print.ago_or_dash(receipt.map(|receipt| receipt.ended_at)),
                 Tone::Plain,
             ),
-            print.cell(receipt.map_or("", |receipt| &receipt.detail), Tone::Plain),
+            print.cell(&target.detail, Tone::Plain),
         ]);
     }
     print.line("")?;

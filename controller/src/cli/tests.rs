@@ -161,6 +161,8 @@ fn target(n: u8, state: &str, stdout: &str) -> TargetView {
         name: format!("web-{n}"),
         state: state.to_owned(),
         done: true,
+        code: None,
+        detail: String::new(),
         receipt: Some(ReceiptView {
             outcome: state.to_owned(),
             exit: Some(i32::from(state != "succeeded")),

@@ -362,11 +362,14 @@ fn what(action: &Action) -> String {
 }
 
 fn target_view(fleet: &Fleet, target: &Target) -> TargetView {
+    let (code, detail) = target.state.reason().unwrap_or_default();
     TargetView {
         node: target.node,
         name: node_name(fleet, target.node),
         state: target.state.name().to_owned(),
         done: target.state.is_final(),
+        code: code.map(str::to_owned),
+        detail: detail.to_owned(),
         receipt: target
             .receipt
             .as_ref()

@@ -155,6 +155,10 @@ pub struct TargetView {
     pub state: String,
     /// Whether that state is final.
     pub done: bool,
+    /// The error code of a final state that has one.
+    pub code: Option<String>,
+    /// Why the final state is what it is, for a person; empty where it says all.
+    pub detail: String,
     /// The receipt, once there is one.
     pub receipt: Option<ReceiptView>,
 }
