@@ -1,5 +1,6 @@
 //! What was measured: live, after an outage, forwarded to a real Prometheus.
 
+use std::io::Read;
 use std::time::Duration;
 
 use harness::agent::Agent;
@@ -116,13 +117,20 @@ fn the_fleet_is_ranked_and_a_node_is_watched_live() {
     });
     let name = fleet::nodes(&cli)[0]["name"].as_str().unwrap().to_owned();
     let mut live = cli.begin(&["metrics", &name, "--live", "--output", "json"]);
+    // Read all the while: a full pipe would hold the command up.
+    let mut pipe = live.stdout.take().expect("its output is a pipe");
+    let reader = std::thread::spawn(move || {
+        let mut output = String::new();
+        let read = pipe.read_to_string(&mut output);
+        read.map(|_| output)
+    });
     clock::pass(Duration::from_secs(6));
     harness::process::signal(live.id(), rustix::process::Signal::INT);
-    wait::until_true("the live view ends", Duration::from_secs(10), || {
+    wait::until_true("the live view ends", Duration::from_secs(20), || {
         live.try_wait().is_ok_and(|ended| ended.is_some())
     });
-    let output = live.wait_with_output().unwrap();
-    let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+    let output = reader.join().unwrap().unwrap();
+    let lines = output.lines().count();
     assert!(lines >= 3, "{output:?}");
 }
 
