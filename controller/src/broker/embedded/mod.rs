@@ -30,6 +30,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use protocol::id::{FleetId, NodeId};
 use protocol::limits;
+use protocol::topic::Topic;
 use rmqtt::codec::types::Publish as WirePublish;
 use rmqtt::context::ServerContext;
 use rmqtt::server::MqttServer;
@@ -309,7 +310,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 impl Pipe for EmbeddedPipe {
     fn publish(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<(), PublishError>> {
         async move {
-            let publish = Publish::from(WirePublish {
+            let mut publish = Publish::from(WirePublish {
                 dup: false,
                 retain: false,
                 qos: QoS::AtLeastOnce,
@@ -318,6 +319,11 @@ impl Pipe for EmbeddedPipe {
                 payload: outgoing.payload.into(),
                 properties: None,
             });
+            // A node's client has the node's name, so its session is found without
+            // a search among all subscriptions.
+            if let Topic::Down(node) = outgoing.topic {
+                publish = publish.target_clientid(ClientId::from(node.to_string()));
+            }
             // No subscriber is not an error: the node is away.
             SessionState::forwards(&self.context, self.origin.clone(), publish, false, None)
                 .await
