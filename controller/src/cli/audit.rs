@@ -15,6 +15,7 @@ use crate::cli::print::{Printer, Tone};
 use crate::exit::Exit;
 use crate::operation::view::Stamp;
 use crate::operation::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
+use crate::serve::signal::Signals;
 
 /// How often new records are asked for while following.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +42,7 @@ async fn tail(session: &mut Session, lines: u32, follow: bool) -> Result<Exit, C
     }
     let mut page = page;
     asked.limit = None;
+    let mut signals = Signals::listen()?;
     loop {
         for record in &page.records {
             match session.print.format {
@@ -51,7 +53,7 @@ async fn tail(session: &mut Session, lines: u32, follow: bool) -> Result<Exit, C
         }
         tokio::select! {
             () = tokio::time::sleep(FOLLOW_EVERY) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            () = signals.next() => return Ok(Exit::Ok),
         }
         page = session.client.query("/audit/records", &asked).await?;
     }

@@ -14,6 +14,7 @@ use crate::operation::view::Stamp;
 use crate::operation::view::series::{
     Catalogue, LastValues, QuerySeries, SeriesAnswer, TopAnswer, TopSeries,
 };
+use crate::serve::signal::Signals;
 
 /// Points that a sparkline has at most.
 const WIDTH_MAX: u64 = 60;
@@ -77,12 +78,14 @@ pub(super) async fn run(session: &mut Session, asked: Metrics) -> Result<Exit, C
 }
 
 async fn live(session: &mut Session, node: &str) -> Result<Exit, CliFailure> {
+    // Listens from here on: a signal between two values must not be missed.
+    let mut signals = Signals::listen()?;
     let mut lines = session.client.lines(&format!("/nodes/{node}/live")).await?;
     super::note("Ctrl-C ends it.");
     loop {
         let next = tokio::select! {
             next = lines.next::<LastValues>() => next?,
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            () = signals.next() => return Ok(Exit::Ok),
         };
         let Some(values) = next else {
             super::note("Live values ended.");
