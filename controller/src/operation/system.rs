@@ -2,9 +2,13 @@
 
 use super::view::system::{StatusView, SupportView};
 use super::{Operations, Who};
+use crate::broker::PipeCounts;
+use crate::engine::EngineStats;
 use crate::operation::failure::Failure;
+use crate::series::SeriesStats;
 use crate::telemetry::{Gauges, PartKind, PartMetric};
 use crate::uplink::Link;
+use crate::uplink::desk::DeskStats;
 
 impl Operations {
     /// The controller at a glance.
@@ -90,190 +94,174 @@ impl Operations {
     }
 
     fn parts(&self) -> Vec<PartMetric> {
-        use PartKind::{Counter, Gauge};
-        let engine = self.engine.stats();
         let uplink = self.uplink.stats();
-        let series = self.series.stats();
-        let refused = uplink.desk.refused.values().sum();
-        [
-            (
-                "journal_commits",
-                "Transactions of the journal",
-                Counter,
-                engine.commits,
-            ),
-            (
-                "journal_records",
-                "Records written to the journal",
-                Counter,
-                engine.records,
-            ),
-            (
-                "journal_failures",
-                "Transactions of the journal that failed",
-                Counter,
-                engine.failures,
-            ),
-            (
-                "engine_waiting",
-                "Requests that wait for the engine",
-                Gauge,
-                engine.queued,
-            ),
-            (
-                "engine_busy",
-                "Requests refused because too many waited",
-                Counter,
-                engine.busy,
-            ),
-            (
-                "denials_counted",
-                "Denials that were counted instead of recorded",
-                Counter,
-                engine.denials_counted,
-            ),
-            (
-                "uplink_envelopes",
-                "Envelopes taken from nodes",
-                Counter,
-                uplink.desk.taken,
-            ),
-            (
-                "uplink_entries",
-                "Stream entries taken from nodes",
-                Counter,
-                uplink.desk.entries,
-            ),
-            (
-                "uplink_duplicates",
-                "Stream entries that came again",
-                Counter,
-                uplink.desk.duplicates,
-            ),
-            (
-                "uplink_gaps",
-                "Uploads dropped because one before them is missing",
-                Counter,
-                uplink.desk.gaps,
-            ),
-            (
-                "uplink_quarantined",
-                "Stream entries that could not be decoded",
-                Counter,
-                uplink.desk.quarantined,
-            ),
-            (
-                "uplink_lost",
-                "Entries acknowledged before a restore that are not here",
-                Counter,
-                uplink.desk.lost,
-            ),
-            (
-                "uplink_replayed",
-                "Envelopes heard before",
-                Counter,
-                uplink.desk.replayed,
-            ),
-            ("uplink_refused", "Messages refused", Counter, refused),
-            (
-                "uplink_commit_failures",
-                "Batches that could not be made durable",
-                Counter,
-                uplink.desk.commits_failed,
-            ),
-            (
-                "receipts_stored",
-                "Receipts taken",
-                Counter,
-                uplink.desk.receipts,
-            ),
-            (
-                "broker_deliveries",
-                "Messages from nodes handed to the uplink",
-                Counter,
-                uplink.pipe.delivered,
-            ),
-            (
-                "broker_shed",
-                "Messages from nodes dropped because the uplink was behind",
-                Counter,
-                uplink.pipe.shed,
-            ),
-            (
-                "broker_refused",
-                "Messages and connections that the broker refused",
-                Counter,
-                uplink.pipe.refused,
-            ),
-            (
-                "broker_connections",
-                "Nodes connected to the broker",
-                Gauge,
-                uplink.pipe.connections,
-            ),
-            (
-                "frames_stored",
-                "Metric frames stored",
-                Counter,
-                series.frames,
-            ),
-            (
-                "frames_duplicate",
-                "Metric frames that came twice",
-                Counter,
-                series.duplicates,
-            ),
-            (
-                "frames_refused",
-                "Metric frames that could not be decoded",
-                Counter,
-                series.refused,
-            ),
-            ("samples_stored", "Samples stored", Counter, series.samples),
-            (
-                "series_failures",
-                "Batches of frames that could not be stored",
-                Counter,
-                series.failed_batches,
-            ),
-            (
-                "series_bytes",
-                "Bytes of stored metrics on disk",
-                Gauge,
-                series.bytes,
-            ),
-            (
-                "series_files",
-                "Files of stored metrics",
-                Gauge,
-                series.files,
-            ),
-            (
-                "remote_write_samples",
-                "Samples handed to the remote store",
-                Counter,
-                series.remote_sent,
-            ),
-            (
-                "remote_write_dropped",
-                "Samples dropped on the way to the remote store",
-                Counter,
-                series.remote_dropped,
-            ),
-            (
-                "remote_write_retries",
-                "Requests to the remote store that were tried again",
-                Counter,
-                series.remote_retries,
-            ),
-        ]
-        .into_iter()
-        .map(|(name, help, kind, value)| PartMetric {
-            name,
-            help,
-            kind,
-            value,
-        })
-        .collect()
+        let mut parts = engine_parts(&self.engine.stats());
+        parts.extend(desk_parts(&uplink.desk));
+        parts.extend(pipe_parts(&uplink.pipe));
+        parts.extend(series_parts(&self.series.stats()));
+        parts
+    }
+}
+
+fn engine_parts(engine: &EngineStats) -> Vec<PartMetric> {
+    vec![
+        counter(
+            "journal_commits",
+            "Transactions of the journal",
+            engine.commits,
+        ),
+        counter(
+            "journal_records",
+            "Records written to the journal",
+            engine.records,
+        ),
+        counter(
+            "journal_failures",
+            "Transactions of the journal that failed",
+            engine.failures,
+        ),
+        gauge(
+            "engine_waiting",
+            "Requests that wait for the engine",
+            engine.queued,
+        ),
+        counter(
+            "engine_busy",
+            "Requests refused because too many waited",
+            engine.busy,
+        ),
+        counter(
+            "denials_counted",
+            "Denials that were counted instead of recorded",
+            engine.denials_counted,
+        ),
+    ]
+}
+
+fn desk_parts(desk: &DeskStats) -> Vec<PartMetric> {
+    let refused = desk.refused.values().sum();
+    vec![
+        counter("uplink_envelopes", "Envelopes taken from nodes", desk.taken),
+        counter(
+            "uplink_entries",
+            "Stream entries taken from nodes",
+            desk.entries,
+        ),
+        counter(
+            "uplink_duplicates",
+            "Stream entries that came again",
+            desk.duplicates,
+        ),
+        counter(
+            "uplink_gaps",
+            "Uploads dropped because one before them is missing",
+            desk.gaps,
+        ),
+        counter(
+            "uplink_quarantined",
+            "Stream entries that could not be decoded",
+            desk.quarantined,
+        ),
+        counter(
+            "uplink_lost",
+            "Entries acknowledged before a restore that are not here",
+            desk.lost,
+        ),
+        counter("uplink_replayed", "Envelopes heard before", desk.replayed),
+        counter("uplink_refused", "Messages refused", refused),
+        counter(
+            "uplink_commit_failures",
+            "Batches that could not be made durable",
+            desk.commits_failed,
+        ),
+        counter("receipts_stored", "Receipts taken", desk.receipts),
+    ]
+}
+
+fn pipe_parts(pipe: &PipeCounts) -> Vec<PartMetric> {
+    vec![
+        counter(
+            "broker_deliveries",
+            "Messages from nodes handed to the uplink",
+            pipe.delivered,
+        ),
+        counter(
+            "broker_shed",
+            "Messages from nodes dropped because the uplink was behind",
+            pipe.shed,
+        ),
+        counter(
+            "broker_refused",
+            "Messages and connections that the broker refused",
+            pipe.refused,
+        ),
+        gauge(
+            "broker_connections",
+            "Nodes connected to the broker",
+            pipe.connections,
+        ),
+    ]
+}
+
+fn series_parts(series: &SeriesStats) -> Vec<PartMetric> {
+    vec![
+        counter("frames_stored", "Metric frames stored", series.frames),
+        counter(
+            "frames_duplicate",
+            "Metric frames that came twice",
+            series.duplicates,
+        ),
+        counter(
+            "frames_refused",
+            "Metric frames that could not be decoded",
+            series.refused,
+        ),
+        counter("samples_stored", "Samples stored", series.samples),
+        counter(
+            "series_failures",
+            "Batches of frames that could not be stored",
+            series.failed_batches,
+        ),
+        gauge(
+            "series_bytes",
+            "Bytes of stored metrics on disk",
+            series.bytes,
+        ),
+        gauge("series_files", "Files of stored metrics", series.files),
+        counter(
+            "remote_write_samples",
+            "Samples handed to the remote store",
+            series.remote_sent,
+        ),
+        counter(
+            "remote_write_dropped",
+            "Samples dropped on the way to the remote store",
+            series.remote_dropped,
+        ),
+        counter(
+            "remote_write_retries",
+            "Requests to the remote store that were tried again",
+            series.remote_retries,
+        ),
+    ]
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> PartMetric {
+    let kind = PartKind::Counter;
+    PartMetric {
+        name,
+        help,
+        kind,
+        value,
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: u64) -> PartMetric {
+    let kind = PartKind::Gauge;
+    PartMetric {
+        name,
+        help,
+        kind,
+        value,
     }
 }
