@@ -119,7 +119,6 @@ fn is_table(path: &str) -> bool {
     [
         "protocol/src/error_code.rs",
         "agent/src/command/allow/rules.rs",
-        "controller/src/operation/system.rs",
     ]
     .contains(&path)
 }
