@@ -152,16 +152,21 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ctrl-C must not leave a controller behind.
+/// Being stopped must not leave a controller behind.
 #[expect(
     clippy::exit,
     reason = "an interrupted benchmark has nothing to report"
 )]
 async fn end_on_interrupt() {
-    if tokio::signal::ctrl_c().await.is_ok() {
-        process::end_all();
-        std::process::exit(130);
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
     }
+    process::end_all();
+    std::process::exit(130);
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the program is for")]
