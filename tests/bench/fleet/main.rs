@@ -33,6 +33,7 @@ use harness::servers::Mosquitto;
 use harness::{clock, machine, process, wait};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
