@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 /// Publishes that wait for the uplink. One command to a whole fleet is answered by
 /// all of it at once: with 2,048 and 6,533 nodes two thirds of the receipts were
 /// shed and came again ten seconds later. When it is full, the embedded broker
-/// stops reading from the sender's connection for [`DELIVERY_WAIT_MAX`] and then
+/// stops reading from the sender's connection for `DELIVERY_WAIT_MAX` and then
 /// sheds the message; an external broker's client stops reading.
 pub const DELIVERIES_MAX: usize = 32_768;
 
