@@ -8,9 +8,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::deployment::desired::Desired;
 use crate::id::CommandId;
 use crate::label::Labels;
 use crate::message::{Kind, Message};
+use crate::policy::SignedPolicy;
 use crate::session::Nonce;
 use crate::time::UnixMillis;
 use crate::trust::SignedTrust;
@@ -61,4 +63,8 @@ pub enum DownBody {
     Trust(SignedTrust),
     /// Renew the certificate now, whatever its age.
     RenewNow,
+    /// What is to run of one deployment.
+    Desired(Box<Desired>),
+    /// A newer policy.
+    Policy(SignedPolicy),
 }

@@ -163,6 +163,10 @@ pub enum Principal {}
 pub enum Token {}
 /// Marks the serial of an API key; the secret is not part of it.
 pub enum ApiKey {}
+/// Marks the id of a deployment.
+pub enum Deployment {}
+/// Marks the id of a rollout.
+pub enum Rollout {}
 /// Marks the id that a caller gives a request, so that a retry gets the first
 /// answer.
 pub enum Request {}
@@ -188,6 +192,12 @@ impl IdKind for Token {
 impl IdKind for ApiKey {
     const NAME: &'static str = "key";
 }
+impl IdKind for Deployment {
+    const NAME: &'static str = "deployment";
+}
+impl IdKind for Rollout {
+    const NAME: &'static str = "rollout";
+}
 impl IdKind for Request {
     const NAME: &'static str = "request";
 }
@@ -206,6 +216,10 @@ pub type PrincipalId = Id<Principal>;
 pub type TokenId = Id<Token>;
 /// Serial of an API key.
 pub type ApiKeyId = Id<ApiKey>;
+/// Id of a deployment: what should run on the nodes that a selector matches.
+pub type DeploymentId = Id<Deployment>;
+/// Id of a rollout: the staged change of a deployment to another revision.
+pub type RolloutId = Id<Rollout>;
 /// Id of a request.
 pub type RequestId = Id<Request>;
 

@@ -13,7 +13,10 @@
 //! header, enums are append-only, and the files in `protocol/golden` are decoded
 //! by tests for ever.
 
+pub mod breaker;
 pub mod command;
+pub mod condition;
+pub mod deployment;
 pub mod down;
 pub mod envelope;
 pub mod error_code;
@@ -23,6 +26,7 @@ pub mod key;
 pub mod label;
 pub mod limits;
 pub mod message;
+pub mod policy;
 pub mod replay;
 pub mod secret;
 pub mod selector;

@@ -30,6 +30,8 @@ impl Kind {
     pub const LIVE_SAMPLES: Self = Self(10);
     /// [`crate::join::Renew`], sent by HTTPS
     pub const RENEW: Self = Self(11);
+    /// [`crate::policy::SignedPolicy`], on `all`
+    pub const POLICY: Self = Self(12);
 }
 
 /// A payload of one kind, encoded with postcard.

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::deployment::observed::DeploymentState;
 use crate::session::BootId;
 use crate::time::UnixMillis;
 
@@ -35,6 +36,8 @@ pub enum StateValue {
     Budgets(Budgets),
     /// What is wrong on the node, if anything.
     Health(Health),
+    /// How one deployment is.
+    Deployment(Box<DeploymentState>),
 }
 
 impl StateValue {
@@ -45,6 +48,7 @@ impl StateValue {
             Self::Facts(_) => 1,
             Self::Budgets(_) => 2,
             Self::Health(_) => 3,
+            Self::Deployment(state) => DeploymentState::KEY_FIRST.saturating_add(state.number),
         })
     }
 }

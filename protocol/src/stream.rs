@@ -79,6 +79,10 @@ impl EntryKind {
     pub const FRAME: Self = Self(3);
     /// [`crate::state::Lifecycle`]
     pub const LIFECYCLE: Self = Self(4);
+    /// [`crate::deployment::observed::DeploymentResult`]
+    pub const DEPLOYMENT_RESULT: Self = Self(5);
+    /// [`crate::condition::Crossing`]
+    pub const CONDITION: Self = Self(6);
 }
 
 /// One entry of a stream.

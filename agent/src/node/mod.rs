@@ -517,6 +517,7 @@ impl Node {
             DownBody::Labels { name, labels } => self.actions.push(Action::Named { name, labels }),
             DownBody::Trust(signed) => self.adopt(&signed),
             DownBody::RenewNow => self.actions.push(Action::Renew),
+            DownBody::Desired(_) | DownBody::Policy(_) => self.dropped.rejected += 1,
         }
     }
 

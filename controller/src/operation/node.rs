@@ -89,7 +89,7 @@ impl Operations {
                         shed_samples: budgets.shed_samples,
                     });
                 }
-                StateValue::Health(_) => {}
+                StateValue::Health(_) | StateValue::Deployment(_) => {}
             }
         }
         Ok(detail)

@@ -288,7 +288,7 @@ impl Uplink {
         let states = self.intake.states(node).ok()?;
         states.into_iter().find_map(|state| match state.item.value {
             StateValue::Health(health) => Some(health),
-            StateValue::Facts(_) | StateValue::Budgets(_) => None,
+            StateValue::Facts(_) | StateValue::Budgets(_) | StateValue::Deployment(_) => None,
         })
     }
 
