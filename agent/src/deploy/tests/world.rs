@@ -87,6 +87,8 @@ pub(super) struct Inner {
     pub(super) calls: usize,
     pub(super) crash_at: Option<(usize, When)>,
     pub(super) engine_away: bool,
+    /// The engine drops limits on memory, as on some kernels.
+    pub(super) drops_memory: bool,
     pub(super) fail_next: Vec<(&'static str, StepError)>,
     pub(super) log: Vec<String>,
 }
@@ -253,6 +255,14 @@ impl World {
                 self.open_store();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+        }
+    }
+
+    /// Lets an agent live until the script ends.
+    pub(super) async fn run_while<T>(&self, script: impl Future<Output = T>) -> T {
+        tokio::select! {
+            _ = self.live(CancellationToken::new()) => unreachable!("nobody stops it"),
+            answer = script => answer,
         }
     }
 
@@ -507,7 +517,10 @@ impl ContainerRuntime for World {
         self.engine("create", |inner| {
             let wanted = &make.goal.services[make.service];
             let revision = make.goal.target.revision;
-            let settings = make.goal.settings(make.service, wanted, revision);
+            let mut settings = make.goal.settings(make.service, wanted, revision);
+            if inner.drops_memory {
+                settings.memory_bytes = 0;
+            }
             let taken = inner
                 .containers
                 .iter()
@@ -520,7 +533,7 @@ impl ContainerRuntime for World {
                 });
             }
             inner.made += 1;
-            let id = format!("{:064x}", inner.made);
+            let id = format!("{:012x}{:052x}", inner.made, 0);
             inner.containers.push(FakeContainer {
                 id,
                 labels: make.labels.clone(),

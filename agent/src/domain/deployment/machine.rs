@@ -121,7 +121,7 @@ struct Course {
     started_at: Option<Tick>,
     /// It was healthy for as long as asked: the old one goes.
     verified: bool,
-    /// Services that were started again because the change had stopped them.
+    /// Containers that were started in its course.
     revived: BTreeSet<String>,
     /// Restarts of each container when the change saw it first.
     restarts: BTreeMap<String, u32>,
@@ -203,10 +203,10 @@ impl Machine {
     /// A step was carried out.
     pub fn done(&mut self, step: &Step, now: Moment) {
         self.course.progress_at = now.tick;
-        if let Step::Start { id, service } = step {
+        if let Step::Start { id, .. } = step {
             self.revive.remove(id);
             self.course.started_at.get_or_insert(now.tick);
-            self.course.revived.insert(service.clone());
+            self.course.revived.insert(id.clone());
         }
         self.note.clear();
         self.trouble = None;
@@ -366,7 +366,9 @@ impl Machine {
         let goal = Goal::new(name, target);
         let committed = record.committed.as_deref().map(|kept| Goal::new(name, kept));
         let spare = committed.as_ref().filter(|_| !self.course.verified);
-        let planned = self.plan(Some(&goal), spare, observed, now);
+        let mut planned = self.plan(Some(&goal), spare, observed, now);
+        let changed = planned.changed.clone();
+        self.pace(&mut planned, changed, now);
         self.look(&goal, spare, observed, &planned, now);
         self.wakes_at = now.tick.after(LOOK_SOON);
         if let Some(failure) = self.fails(target, &goal, observed, &planned, now) {
@@ -465,7 +467,9 @@ impl Machine {
         if let Some(goal) = &goal {
             self.revive_stopped(goal, observed);
         }
-        let planned = self.plan(goal.as_ref(), None, observed, now);
+        let mut planned = self.plan(goal.as_ref(), None, observed, now);
+        let changed = planned.changed.clone();
+        self.pace(&mut planned, changed, now);
         match &goal {
             Some(goal) => self.look(goal, None, observed, &planned, now),
             None => self.workloads.clear(),
@@ -641,7 +645,7 @@ impl Machine {
     fn revive_stopped(&mut self, goal: &Goal<'_>, observed: &Observed) {
         for (service, container) in choose(goal, observed, &BTreeSet::new()) {
             if container.run == Run::Exited
-                && !self.course.revived.contains(service)
+                && !self.course.revived.contains(&container.id)
                 && !goal.runs_once(service)
             {
                 self.revive.insert(container.id.clone());
@@ -674,13 +678,19 @@ impl Machine {
         plan(Aim { goal, spare }, observed, hints)
     }
 
-    /// Notes what is put back now, and takes out of the plan what was put back too
-    /// often to be put back already.
-    fn repair(&mut self, planned: &mut Plan, now: Moment) {
+    /// Takes out of the plan what was put back too often to be put back already,
+    /// and gives the services of `these` that are put back now.
+    fn pace(
+        &mut self,
+        planned: &mut Plan,
+        these: impl IntoIterator<Item = String>,
+        now: Moment,
+    ) -> Vec<String> {
+        let mut paced = Vec::new();
         if self.retry_at.is_some_and(|at| now.tick < at) {
-            return;
+            return paced;
         }
-        for (service, what) in &planned.drift {
+        for service in these {
             let repairs = self.repairs.entry(service.clone()).or_default();
             if now.tick < repairs.not_before {
                 planned
@@ -691,8 +701,18 @@ impl Machine {
             repairs.count += 1;
             repairs.at = now.tick;
             let doubled = 2_u32.saturating_pow(repairs.count);
-            let pause = (RETRY_FIRST * doubled).min(RETRY_MAX);
+            let pause = RETRY_FIRST.saturating_mul(doubled).min(RETRY_MAX);
             repairs.not_before = now.tick.after(pause);
+            paced.push(service);
+        }
+        paced
+    }
+
+    /// Notes what is put back now.
+    fn repair(&mut self, planned: &mut Plan, now: Moment) {
+        let drift = planned.drift.clone();
+        for service in self.pace(planned, drift.keys().cloned(), now) {
+            let what = drift.get(&service).map_or("", String::as_str);
             let note = format!("{service}: {what}");
             if self.drift.last() != Some(&note) {
                 self.drift.push(note);

@@ -148,6 +148,8 @@ pub struct Plan {
     pub waits: BTreeMap<String, String>,
     /// What differs from the goal by someone else's hand.
     pub drift: BTreeMap<String, String>,
+    /// Services of which a container goes because it is set otherwise.
+    pub changed: BTreeSet<String>,
 }
 
 /// How a container that has ended is to be taken.
@@ -307,6 +309,7 @@ pub fn plan(aim: Aim<'_>, observed: &Observed, hints: Hints<'_>) -> Plan {
         {
             plan.drift
                 .insert(service.to_owned(), format!("{what} changed by hand"));
+            plan.changed.insert(service.to_owned());
         }
         plan.steps.push(Step::Remove {
             id: container.id.clone(),
