@@ -424,8 +424,14 @@ impl Node {
     /// has a connect counter of its own. None while none can be reserved.
     #[must_use]
     pub fn seal_renewal(&mut self, renew: &Renew, now: Moment) -> Option<Vec<u8>> {
+        self.seal_beside(renew, now)
+    }
+
+    /// Seals a request that goes by HTTPS, beside the session as a renewal does.
+    #[must_use]
+    pub fn seal_beside<M: Message>(&mut self, message: &M, now: Moment) -> Option<Vec<u8>> {
         let connect = self.store.connect()?;
-        Some(self.seal_as(connect << 32 | 1, renew, now))
+        Some(self.seal_as(connect << 32 | 1, message, now))
     }
 
     /// How the node is.

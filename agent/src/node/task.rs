@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::command::{Command, ProgressStep, Receipt};
+use protocol::fetch::{FetchArchive, FetchFile};
 use protocol::id::CommandId;
 use protocol::join::Renew;
 use protocol::label::Labels;
@@ -149,10 +150,25 @@ impl StartError {
 #[error("the node's core has stopped")]
 pub struct CoreGone;
 
+/// A request that goes by HTTPS, beside the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The content of a config or secret, by its digest.
+    File(String),
+    /// An image archive.
+    Archive {
+        /// Its SHA-256.
+        digest: String,
+        /// From this byte on.
+        offset: u64,
+    },
+}
+
 enum Request {
     Input(Input),
     Status(oneshot::Sender<NodeStatus>),
     Seal(Box<Renew>, oneshot::Sender<Option<Vec<u8>>>),
+    SealBeside(Beside, oneshot::Sender<Option<Vec<u8>>>),
     Keep(Box<Transition>, oneshot::Sender<()>),
     Close(oneshot::Sender<Result<(), DiskError>>),
 }
@@ -226,6 +242,15 @@ impl StoreHandle {
     /// When the core has stopped.
     pub async fn finish(&self, receipt: Receipt) -> Result<(), CoreGone> {
         self.send(Input::Finished(Box::new(receipt))).await
+    }
+
+    /// Seals a request for a content; none while no counter can be reserved.
+    ///
+    /// # Errors
+    /// When the core has stopped.
+    pub async fn seal(&self, beside: Beside) -> Result<Option<Vec<u8>>, CoreGone> {
+        let (answer, sealed) = oneshot::channel();
+        self.ask(Request::SealBeside(beside, answer), sealed).await
     }
 
     /// Keeps what was decided of a deployment, and waits until it is durable; as
@@ -453,6 +478,27 @@ async fn run(mut node: Node, mut inbox: mpsc::Receiver<Request>, mut outs: Outs,
                 Request::Status(answer) => drop(answer.send(node.status(now))),
                 Request::Seal(renew, answer) => {
                     drop(answer.send(node.seal_renewal(&renew, now)));
+                }
+                Request::SealBeside(beside, answer) => {
+                    let sent_at = node.controller_now(now);
+                    let sealed = match beside {
+                        Beside::File(digest) => {
+                            let asked = FetchFile {
+                                digest,
+                                now: sent_at,
+                            };
+                            node.seal_beside(&asked, now)
+                        }
+                        Beside::Archive { digest, offset } => {
+                            let asked = FetchArchive {
+                                digest,
+                                offset,
+                                now: sent_at,
+                            };
+                            node.seal_beside(&asked, now)
+                        }
+                    };
+                    drop(answer.send(sealed));
                 }
                 Request::Keep(transition, answer) => {
                     node.input(Input::Deployment(transition), now);
