@@ -17,10 +17,13 @@
 //!
 //! When the disk fails, new commands are refused with its code, frames stay in
 //! memory as far as that reaches and then give way by tiers, and what was promised
-//! is kept and written as soon as the disk works again.
+//! is kept and written as soon as the disk works again. When it is full, the
+//! receipts of commands that were taken before fit into a reserve; commands are
+//! taken again when that is restored.
 
 pub mod disk;
 mod file;
+mod reserve;
 mod settle;
 mod shed;
 pub mod spool;
@@ -196,6 +199,8 @@ pub struct Store {
     /// Connect counters up to this one are reserved durably.
     connects_granted: u64,
     failing: Option<(ErrorCode, Tick)>,
+    /// Set while the disk fails for no more than want of its reserve.
+    lacks_reserve: bool,
     flash_before: u64,
     commits: u64,
     spool_failures: u64,
@@ -252,6 +257,7 @@ impl Store {
             connects,
             connects_granted: connects,
             failing: None,
+            lacks_reserve: false,
             commits: 0,
             spool_failures: 0,
         };
@@ -261,7 +267,10 @@ impl Store {
             store.close_command(&receipt);
         }
         store.append_lifecycle(&lifecycle(clean));
-        store.write()?;
+        if let Err(error) = store.write() {
+            store.write_into_reserve(&error).map_err(|_| error)?;
+        }
+        store.keep_reserve(Tick::default());
         recovered.samples = store.unspool();
         Ok((store, recovered))
     }
