@@ -10,6 +10,7 @@
 //! understood never stops the core; it is answered with a code when its signature
 //! holds, and counted otherwise.
 
+mod receive;
 pub mod task;
 
 use std::sync::Arc;
@@ -18,12 +19,12 @@ use std::time::Duration;
 use protocol::ErrorCode;
 use protocol::command::{Command, Progress, ProgressStep, Receipt};
 use protocol::down::DownBody;
-use protocol::envelope::{self, EnvelopeError, Opened, Seal};
+use protocol::envelope::Seal;
 use protocol::id::{CommandId, FleetId, NodeId, StoreId};
 use protocol::join::Renew;
 use protocol::key::{PublicKey, SigningKey};
 use protocol::label::Labels;
-use protocol::message::{DecodeError, Kind, Message};
+use protocol::message::{Kind, Message};
 use protocol::replay::ReplayWindow;
 use protocol::session::{BootId, LiveSamples, Nonce, Reject};
 use protocol::state::{Lifecycle, StateItem};
@@ -38,10 +39,6 @@ use crate::domain::time::{Moment, Offset, Tick};
 use crate::store::disk::{Disk, DiskError};
 use crate::store::spool::Spool;
 use crate::store::{FrameEntry, Limits, Recovered, Store, StoreStats};
-
-/// At least this long between two rejections, so that a peer that sends rubbish
-/// does not make the node send as much.
-const REJECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Rounds of reading and sending in one go. The rest follows with the next input;
 /// windows and credit bound it anyway.
@@ -583,103 +580,6 @@ impl Node {
             self.publish(topic, &upload, now);
             self.session.uploaded(want.stream, last, bytes, now);
         }
-    }
-
-    fn receive(&mut self, topic: &str, bytes: &[u8], now: Moment) {
-        self.received_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let ours = match Topic::parse(topic) {
-            Ok((fleet, Topic::Down(node))) => {
-                fleet == self.identity.fleet && node == self.identity.node
-            }
-            Ok((fleet, Topic::All)) => fleet == self.identity.fleet,
-            Ok((_, Topic::Session(_) | Topic::Up(..))) | Err(_) => false,
-        };
-        if !ours {
-            self.dropped.foreign += 1;
-            return;
-        }
-        let trust = &self.identity.trust;
-        let opened = envelope::open(bytes, self.identity.fleet, |sender, key| {
-            (sender == NodeId::NIL)
-                .then(|| trust.controller_key(key))
-                .flatten()
-        });
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.dropped.bad_envelopes += 1;
-                if let EnvelopeError::UnknownKey { sender, .. } = error
-                    && sender == NodeId::NIL
-                {
-                    self.actions.push(Action::FetchTrust);
-                }
-                return;
-            }
-        };
-        // What goes to all is ordered by time and incarnation, and its counter may
-        // overtake those of the node's own topic.
-        let broadcast = opened.header.kind == Kind::ANNOUNCE;
-        if !broadcast && !self.replay.admit(opened.header.counter) {
-            self.dropped.replayed += 1;
-            return;
-        }
-        if let Err(error) = self.dispatch(&opened, now) {
-            self.reject(&opened, &error, now);
-        }
-    }
-
-    fn dispatch(&mut self, opened: &Opened<'_>, now: Moment) -> Result<(), DecodeError> {
-        let outputs = match opened.header.kind {
-            Kind::WELCOME => self.session.welcomed(opened.decode()?, now),
-            Kind::ACKS => self.session.acknowledged(&opened.decode()?, now),
-            Kind::DOWN => self.session.ordered(opened.decode()?, now),
-            Kind::ANNOUNCE => self.session.announced(&opened.decode()?, now),
-            Kind::REJECT => {
-                let reject: Reject = opened.decode()?;
-                self.dropped.refused += 1;
-                if reject.code == ErrorCode::SessionUnknown.text() {
-                    self.session.disowned(now)
-                } else {
-                    let detail = format!("{}: {}", reject.code, reject.detail);
-                    let code = ErrorCode::from_text(&reject.code).unwrap_or(ErrorCode::Internal);
-                    self.problem(code, &detail);
-                    Vec::new()
-                }
-            }
-            Kind(kind) => {
-                return Err(DecodeError::Kind {
-                    found: kind,
-                    expected: 0,
-                });
-            }
-        };
-        self.act(outputs, now);
-        Ok(())
-    }
-
-    fn reject(&mut self, opened: &Opened<'_>, error: &DecodeError, now: Moment) {
-        self.dropped.rejected += 1;
-        let lately = self
-            .rejected_at
-            .is_some_and(|at| now.tick.since(at) < REJECT_PAUSE);
-        // A rejection is never answered, or two peers would go on for ever.
-        if lately || opened.header.kind == Kind::REJECT {
-            return;
-        }
-        self.rejected_at = Some(now.tick);
-        let code = match error {
-            DecodeError::Kind { .. } => ErrorCode::MessageUnknownKind,
-            DecodeError::Version { .. } => ErrorCode::MessageUnknownVersion,
-            DecodeError::Malformed { .. } => ErrorCode::MessageMalformed,
-        };
-        let reject = Reject {
-            kind: opened.header.kind.0,
-            version: opened.header.version,
-            counter: opened.header.counter,
-            code: code.text().to_owned(),
-            detail: error.to_string(),
-        };
-        self.publish(Topic::Session(self.identity.node), &reject, now);
     }
 
     /// What waits of a stream.

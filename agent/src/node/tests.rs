@@ -3,6 +3,7 @@
 
 use protocol::command::{Action as CommandAction, Outcome};
 use protocol::down::Down;
+use protocol::envelope;
 use protocol::session::{Acks, Hello, Welcome};
 use protocol::stream::{EntryKind, StreamAck};
 
