@@ -13,6 +13,7 @@
 mod receive;
 pub mod task;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,14 +179,11 @@ pub enum LinkState {
 }
 
 /// Messages that were not taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Not a whole envelope, or another fleet's, or not signed by the controller.
-    pub bad_envelopes: u64,
-    /// Seen before.
-    pub replayed: u64,
-    /// Signed, and not understood.
-    pub rejected: u64,
+    /// Not a whole envelope, another fleet's, not signed by the controller, heard
+    /// before, or signed and not understood: by the code that says which.
+    pub by_code: BTreeMap<ErrorCode, u64>,
     /// On a topic that is not the node's.
     pub foreign: u64,
     /// What the controller refused of the node's.
@@ -213,6 +211,8 @@ pub struct NodeStatus {
     pub store: StoreStats,
     /// Messages that were not taken.
     pub dropped: Dropped,
+    /// How long ago a message came whose signature did not hold.
+    pub forged_ago: Option<Duration>,
     /// Bytes of envelopes sent since the agent started.
     pub sent_bytes: u64,
     /// Bytes of envelopes received since the agent started.
@@ -238,6 +238,8 @@ pub struct Node {
     rejected_at: Option<Tick>,
     actions: Vec<Action>,
     dropped: Dropped,
+    /// When the last message came whose signature did not hold.
+    forged_at: Option<Tick>,
     sent_bytes: u64,
     received_bytes: u64,
 }
@@ -289,6 +291,7 @@ impl Node {
             rejected_at: None,
             actions: Vec::new(),
             dropped: Dropped::default(),
+            forged_at: None,
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -411,7 +414,8 @@ impl Node {
             incarnation: self.session.incarnation(),
             trust_version: self.identity.trust.version,
             store: self.store.stats(),
-            dropped: self.dropped,
+            dropped: self.dropped.clone(),
+            forged_ago: self.forged_at.map(|at| now.tick.since(at)),
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
             connects: self.connect,

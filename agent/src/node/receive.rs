@@ -44,7 +44,7 @@ impl Node {
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                self.dropped.bad_envelopes += 1;
+                self.drop_for(error.code(), now);
                 if let EnvelopeError::UnknownKey { sender, .. } = error
                     && sender == NodeId::NIL
                 {
@@ -57,11 +57,19 @@ impl Node {
         // overtake those of the node's own topic.
         let broadcast = opened.header.kind == Kind::ANNOUNCE;
         if !broadcast && !self.replay.admit(opened.header.counter) {
-            self.dropped.replayed += 1;
+            self.drop_for(ErrorCode::EnvelopeReplayed, now);
             return;
         }
         if let Err(error) = self.dispatch(&opened, now) {
             self.reject(&opened, &error, now);
+        }
+    }
+
+    /// Counts a message that is not taken.
+    fn drop_for(&mut self, code: ErrorCode, now: Moment) {
+        *self.dropped.by_code.entry(code).or_default() += 1;
+        if code == ErrorCode::EnvelopeBadSignature {
+            self.forged_at = Some(now.tick);
         }
     }
 
@@ -95,7 +103,12 @@ impl Node {
     }
 
     fn reject(&mut self, opened: &Opened<'_>, error: &DecodeError, now: Moment) {
-        self.dropped.rejected += 1;
+        let code = match error {
+            DecodeError::Kind { .. } => ErrorCode::MessageUnknownKind,
+            DecodeError::Version { .. } => ErrorCode::MessageUnknownVersion,
+            DecodeError::Malformed { .. } => ErrorCode::MessageMalformed,
+        };
+        self.drop_for(code, now);
         let lately = self
             .rejected_at
             .is_some_and(|at| now.tick.since(at) < REJECT_PAUSE);
@@ -104,11 +117,6 @@ impl Node {
             return;
         }
         self.rejected_at = Some(now.tick);
-        let code = match error {
-            DecodeError::Kind { .. } => ErrorCode::MessageUnknownKind,
-            DecodeError::Version { .. } => ErrorCode::MessageUnknownVersion,
-            DecodeError::Malformed { .. } => ErrorCode::MessageMalformed,
-        };
         let reject = Reject {
             kind: opened.header.kind.0,
             version: opened.header.version,

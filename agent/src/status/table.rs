@@ -26,6 +26,9 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     line("budgets", &budgets(status, now));
     line("disk", &disk(status));
     line("trust", &trust(status));
+    if !status.refused.is_empty() {
+        line("refused", &refused(status));
+    }
     if status.problems.is_empty() {
         line("problems", "none");
     }
@@ -169,6 +172,15 @@ fn trust(status: &AgentStatus) -> String {
         "set {}, policy epoch {}, generation {}, controller incarnation {}",
         trust.trust_version, trust.policy_epoch, trust.generation, trust.incarnation
     )
+}
+
+fn refused(status: &AgentStatus) -> String {
+    let parts: Vec<String> = status
+        .refused
+        .iter()
+        .map(|(code, count)| format!("{count} {code}"))
+        .collect();
+    format!("messages not taken: {}", parts.join(", "))
 }
 
 fn command_line(command: &super::report::CommandStatus, now: UnixMillis) -> String {

@@ -15,10 +15,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use protocol::ErrorCode;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use crate::api::health::{Health, Probe, TICK};
+use crate::api::health::{Health, Probe, TICK, Unwell};
 use crate::api::{self, Face, ServeApiError};
 use crate::broker::Pipe;
 use crate::cli::args::Serve;
@@ -140,8 +141,11 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
     }
     tracing::info!(api = ready.api, broker = ?ready.broker, "the controller is ready");
     notify(&[sd_notify::NotifyState::Ready]);
-    let ended = controller.supervisor.run(signals.asked_to_stop()).await;
-    notify(&[sd_notify::NotifyState::Stopping]);
+    let asked = async {
+        signals.asked_to_stop().await;
+        notify(&[sd_notify::NotifyState::Stopping]);
+    };
+    let ended = controller.supervisor.run(asked).await;
     conclude(&ended)
 }
 
@@ -398,7 +402,7 @@ fn open_uplink(
     broker: broker::Broker,
     series: &Series,
 ) -> Result<Uplink, CliFailure> {
-    let intake = Intake::open(&config.state_dir.join("intake.redb")).map_err(|error| {
+    let intake = Intake::open(&config.state_dir.join(store::INTAKE_FILE)).map_err(|error| {
         coded(
             Exit::Store,
             error.code(),
@@ -431,34 +435,48 @@ fn probes(
     let journal = engine.clone();
     let intake = uplink.clone();
     let series = series.clone();
-    let well = |ok: bool, detail: String| if ok { Ok(()) } else { Err(detail) };
+    let well = |ok: bool, code: ErrorCode, detail: String| {
+        if ok {
+            Ok(())
+        } else {
+            Err(Unwell { code, detail })
+        }
+    };
     vec![
         (
             "journal",
             Box::new(move || {
                 let health = journal.health();
-                well(health.ok, health.detail)
+                well(health.ok, ErrorCode::JournalUnavailable, health.detail)
             }),
         ),
         (
             "intake",
             Box::new(move || {
                 let health = intake.health();
-                well(health.ok, health.detail)
+                health.code.map_or(Ok(()), |code| {
+                    Err(Unwell {
+                        code,
+                        detail: health.detail,
+                    })
+                })
             }),
         ),
         (
             "series",
             Box::new(move || {
                 let health = series.health();
-                well(health.ok, health.detail)
+                well(health.ok, ErrorCode::SeriesUnavailable, health.detail)
             }),
         ),
         (
             "broker",
             Box::new(move || match pipe.state() {
                 crate::broker::PipeState::Up => Ok(()),
-                crate::broker::PipeState::Down => Err("there is no link to the broker".to_owned()),
+                crate::broker::PipeState::Down => Err(Unwell {
+                    code: ErrorCode::BrokerUnavailable,
+                    detail: "there is no link to the broker".to_owned(),
+                }),
             }),
         ),
     ]

@@ -45,6 +45,9 @@ pub enum UplinkError {
     /// The node has no working session.
     #[error("node {0} is not connected")]
     NotConnected(NodeId),
+    /// There is no link to the broker, so nothing can be asked of any node.
+    #[error("the broker is not connected")]
+    BrokerDown,
     /// The uplink has more to do than it can hold, or has stopped.
     #[error("the uplink is busy or stopping")]
     Busy,
@@ -57,6 +60,7 @@ impl UplinkError {
         match self {
             Self::Intake(error) => error.code(),
             Self::NotConnected(_) => ErrorCode::PeerUnreachable,
+            Self::BrokerDown => ErrorCode::BrokerUnavailable,
             Self::Busy => ErrorCode::EngineBusy,
         }
     }
@@ -223,8 +227,8 @@ pub enum NewsOf {
 /// Whether the uplink can do its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// It can.
-    pub ok: bool,
+    /// The code of what is wrong; none when nothing is.
+    pub code: Option<ErrorCode>,
     /// What is wrong, for a person.
     pub detail: String,
 }
@@ -406,7 +410,8 @@ impl Uplink {
     /// Asks a node for live samples until a time.
     ///
     /// # Errors
-    /// [`UplinkError::NotConnected`] or [`UplinkError::Busy`].
+    /// [`UplinkError::BrokerDown`], [`UplinkError::NotConnected`] or
+    /// [`UplinkError::Busy`].
     pub fn live(
         &self,
         node: NodeId,
@@ -426,12 +431,16 @@ impl Uplink {
     /// Asks a node to renew its certificate now.
     ///
     /// # Errors
-    /// [`UplinkError::NotConnected`] or [`UplinkError::Busy`].
+    /// [`UplinkError::BrokerDown`], [`UplinkError::NotConnected`] or
+    /// [`UplinkError::Busy`].
     pub fn renew(&self, node: NodeId) -> Result<(), UplinkError> {
         self.ask(node, DownBody::RenewNow)
     }
 
     fn ask(&self, node: NodeId, body: DownBody) -> Result<(), UplinkError> {
+        if self.pipe.state() == PipeState::Down {
+            return Err(UplinkError::BrokerDown);
+        }
         let up = self
             .board
             .presence(node)
@@ -447,19 +456,19 @@ impl Uplink {
     /// Whether the uplink can do its work.
     #[must_use]
     pub fn health(&self) -> Health {
-        let wrong = if self.jobs.is_closed() {
-            Some("the uplink has stopped".to_owned())
+        let (code, detail) = if self.jobs.is_closed() {
+            let code = ErrorCode::ControllerStarting;
+            (Some(code), "the uplink has stopped".to_owned())
         } else if let Some(code) = self.board.stats().failing {
-            Some(format!("the intake store cannot be written: {code}"))
+            let detail = format!("the intake store cannot be written: {code}");
+            (Some(code), detail)
         } else if self.pipe.state() == PipeState::Down {
-            Some("the broker is not connected".to_owned())
+            let code = ErrorCode::BrokerUnavailable;
+            (Some(code), "the broker is not connected".to_owned())
         } else {
-            None
+            (None, String::new())
         };
-        Health {
-            ok: wrong.is_none(),
-            detail: wrong.unwrap_or_default(),
-        }
+        Health { code, detail }
     }
 
     /// Counters and gauges.

@@ -610,7 +610,7 @@ async fn cancelling_and_heartbeats_pass_the_whole_way() {
     world.uplink.live(id, crate::clock::now(), 1000).unwrap();
     let live: Down = node.heard().await;
     assert!(matches!(live.body, DownBody::Live { .. }));
-    assert!(world.uplink.health().ok);
+    assert_eq!(world.uplink.health().code, None);
     assert!(matches!(
         world
             .uplink

@@ -616,7 +616,7 @@ fn entries_are_taken_once_and_gaps_send_the_node_back() {
     let third = node.upload(Stream::Telemetry, 5, vec![frame(6, b"d")], world.now);
     world.deliver(vec![first, third]);
     assert_eq!(world.acked(&node, Stream::Telemetry), Some(4));
-    assert_eq!(world.desk.stats().gaps, 1);
+    assert_eq!(world.desk.stats().refused[&ErrorCode::StreamGap], 1);
 
     let overlap = node.upload(
         Stream::Telemetry,
@@ -637,7 +637,7 @@ fn entries_are_taken_once_and_gaps_send_the_node_back() {
 
     // The same envelope again is a replay.
     world.deliver(vec![missing]);
-    assert_eq!(world.desk.stats().replayed, 1);
+    assert_eq!(world.desk.stats().refused[&ErrorCode::EnvelopeReplayed], 1);
     assert!(world.told(&node).is_empty());
     assert!(world.doubts().is_empty());
 }
@@ -775,11 +775,11 @@ fn bad_envelopes_are_counted_by_code_and_change_nothing() {
     assert_eq!(
         world.desk.stats().refused,
         BTreeMap::from([
-            ("envelope.bad_signature", 1),
-            ("envelope.wrong_fleet", 1),
-            ("envelope.malformed", 3),
-            ("envelope.too_large", 1),
-            ("envelope.unknown_key", 3),
+            (ErrorCode::EnvelopeBadSignature, 1),
+            (ErrorCode::EnvelopeWrongFleet, 1),
+            (ErrorCode::EnvelopeMalformed, 3),
+            (ErrorCode::EnvelopeTooLarge, 1),
+            (ErrorCode::EnvelopeUnknownKey, 3),
         ])
     );
     world.deliver(vec![good]);
@@ -811,6 +811,39 @@ fn unknown_kinds_and_versions_and_malformed_payloads_are_answered() {
             "message.unknown_kind",
             "message.unknown_kind",
         ]
+    );
+}
+
+#[test]
+fn what_a_node_does_not_take_is_counted_and_never_answered() {
+    let mut world = World::new();
+    let mut node = world.join(1);
+    world.connect(&mut node);
+    let session = Topic::Session(node.id);
+    for code in ["message.unknown_version", "a.code_of_tomorrow"] {
+        let reject = message::encode(&Reject {
+            kind: Kind::DOWN.0,
+            version: 1,
+            counter: 1,
+            code: code.to_owned(),
+            detail: String::new(),
+        });
+        let said = node.seal_raw(session, Kind::REJECT, 1, &reject, world.now);
+        world.deliver(vec![said]);
+    }
+    let garbled = node.seal_raw(session, Kind::REJECT, 1, &[0xff; 40], world.now);
+    world.deliver(vec![garbled]);
+    assert!(world.told(&node).is_empty(), "{:?}", world.heard);
+    assert_eq!(
+        world.desk.stats().rejected,
+        BTreeMap::from([
+            (ErrorCode::MessageUnknownVersion, 1),
+            (ErrorCode::Internal, 1)
+        ])
+    );
+    assert_eq!(
+        world.desk.stats().refused,
+        BTreeMap::from([(ErrorCode::MessageMalformed, 1)])
     );
 }
 
@@ -1306,7 +1339,10 @@ fn a_revoked_node_is_cut_off_and_its_targets_end() {
     let hello = node.hello(world.now);
     world.deliver(vec![beat, hello]);
     assert!(world.told(&node).is_empty());
-    assert_eq!(world.desk.stats().refused["envelope.unknown_key"], 2);
+    assert_eq!(
+        world.desk.stats().refused[&ErrorCode::EnvelopeUnknownKey],
+        2
+    );
 }
 
 #[test]
