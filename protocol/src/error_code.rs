@@ -154,6 +154,10 @@ pub enum ErrorCode {
     PrincipalDisabled,
     AccessEscalation,
     FleetStale,
+    TrustRootOffline,
+    TrustUnfit,
+    TrustInUse,
+    TrustAuthorityNotFound,
     Internal,
 }
 
@@ -261,6 +265,10 @@ impl ErrorCode {
         Self::PrincipalDisabled,
         Self::AccessEscalation,
         Self::FleetStale,
+        Self::TrustRootOffline,
+        Self::TrustUnfit,
+        Self::TrustInUse,
+        Self::TrustAuthorityNotFound,
         Self::Internal,
     ];
 
@@ -1089,6 +1097,38 @@ impl ErrorCode {
                 Developer,
                 "an incarnation or trust set is not above the one that the fleet has",
                 "nothing",
+            ),
+            Self::TrustRootOffline => (
+                "trust.root_offline",
+                409,
+                AfterFix,
+                Operator,
+                "the fleet's root key is not on the controller's host",
+                "add --out FILE, sign that with `flotilla trust sign` where the root key is, then `flotilla trust install`",
+            ),
+            Self::TrustUnfit => (
+                "trust.unfit",
+                409,
+                AfterFix,
+                Operator,
+                "a trust set lacks what the controller signs or issues by, or holds what it cannot use",
+                "make a new request with --out; see `flotilla trust show`",
+            ),
+            Self::TrustInUse => (
+                "trust.in_use",
+                409,
+                AfterFix,
+                Operator,
+                "nodes or the controller still need the CA that is to leave the trust set",
+                "wait until the nodes have renewed, or add --force: they then renew by HTTPS",
+            ),
+            Self::TrustAuthorityNotFound => (
+                "trust.authority_not_found",
+                404,
+                AfterFix,
+                Caller,
+                "no CA of this fingerprint is in the trust set",
+                "see `flotilla trust show`",
             ),
             Self::Internal => (
                 "internal",

@@ -27,15 +27,14 @@ use crate::cli::failure::CliFailure;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::access::caller::Caller;
-use crate::domain::digest::Digest;
-use crate::domain::fleet::trust::PublishTrust;
+use crate::domain::fleet::trust::{PublishTrust, Retire, signed_text};
 use crate::domain::operation::Operation;
 use crate::engine::Engine;
 use crate::exit::Exit;
 use crate::host::{self, HostSocket};
 use crate::operation::{About, Operations};
-use crate::pki::Pki;
 use crate::pki::enrolment::{Addresses, Enrolment};
+use crate::pki::{Pki, fingerprints};
 use crate::series::Series;
 use crate::supervisor::{Ended, Stage, Supervisor};
 use crate::telemetry::Metrics;
@@ -208,7 +207,8 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         host_socket.run(engine.clone(), supervisor.stop(Stage::Intake)),
     );
     publish_trust(&engine, &pki).await?;
-    run_pki(&mut supervisor, &pki, &engine);
+    write_ca(&ca_file(&config), &pki)?;
+    run_pki(&mut supervisor, &config, &pki, &engine);
     let series = open_series(&mut supervisor, &config, &engine, started_at).await?;
     let broker = broker::start(&mut supervisor, &config, &pki, &engine).await?;
     let (broker_address, pipe) = (broker.address, Arc::clone(&broker.pipe));
@@ -225,11 +225,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
     let health = Arc::new(Health::new(probes(&engine, &uplink, &series, pipe)));
     let about = About {
         address: address.clone(),
-        authority: pki.authority_fingerprint(),
-        signing: {
-            let signing = pki.signing();
-            Box::new(move || signing.borrow().public())
-        },
+        pki: pki.clone(),
         configuration: format!("{config:#?}"),
         started_at,
         log: recent,
@@ -256,7 +252,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
     run_pulse(&mut supervisor, health);
     let ready = Ready {
         api: format!("https://{address}"),
-        ca_file: write_ca(&config, &pki)?,
+        ca_file: ca_file(&config),
         profile: None,
         broker: brokers,
         nodes: Vec::new(),
@@ -277,17 +273,21 @@ fn cannot_serve(error: ServeApiError) -> CliFailure {
         .advise("choose another address with api.listen, or stop what listens there")
 }
 
-/// The CA beside the keys is private with them; operators get a copy.
-fn write_ca(config: &Config, pki: &Pki) -> Result<PathBuf, CliFailure> {
-    let path = config.state_dir.join("ca.pem");
-    write_whole(&path, pki.authority_pem()).map_err(|error| {
+/// Where operators, and brokers of their own, find the CAs of the trust set: the
+/// files beside the keys are private with them.
+fn ca_file(config: &Config) -> PathBuf {
+    config.state_dir.join("ca.pem")
+}
+
+/// Writes the CAs of the trust set in force.
+fn write_ca(path: &Path, pki: &Pki) -> Result<(), CliFailure> {
+    write_whole(path, &pki.authorities_pem()).map_err(|error| {
         CliFailure::because(
             Exit::CannotCreate,
             format_args!("cannot write {}", path.display()),
             &error,
         )
-    })?;
-    Ok(path)
+    })
 }
 
 /// `host:port` under which others reach the API.
@@ -308,10 +308,17 @@ async fn publish_trust(engine: &Engine, pki: &Pki) -> Result<(), CliFailure> {
     if engine.fleet().trust().version >= trust.version {
         return Ok(());
     }
+    let facts = pki
+        .trust_facts()
+        .map_err(|error| coded(Exit::Store, error.code(), "the keys cannot be used", &error))?;
     let operation = Operation::PublishTrust(PublishTrust {
         version: trust.version,
-        digest: Digest::of("flotilla trust set", &[&trust.signed.bytes]),
-        controller_keys: [pki.signing().borrow().public()].into(),
+        digest: trust.digest(),
+        controller_keys: facts.set.controller_keys.iter().copied().collect(),
+        authorities: fingerprints(&facts.set).into_iter().collect(),
+        signed: signed_text(&trust.signed),
+        // It is in force already; this only says so.
+        retire: Retire::Forced,
     });
     engine
         .submit(Caller::System, None, operation)
@@ -327,7 +334,7 @@ async fn publish_trust(engine: &Engine, pki: &Pki) -> Result<(), CliFailure> {
         })
 }
 
-fn run_pki(supervisor: &mut Supervisor, pki: &Pki, engine: &Engine) {
+fn run_pki(supervisor: &mut Supervisor, config: &Config, pki: &Pki, engine: &Engine) {
     let stop = supervisor.stop(Stage::Work);
     let running = pki.clone();
     supervisor.start("certificates", Stage::Work, Exit::Store, async move {
@@ -335,19 +342,20 @@ fn run_pki(supervisor: &mut Supervisor, pki: &Pki, engine: &Engine) {
         Ok::<(), std::convert::Infallible>(())
     });
     let stop = supervisor.stop(Stage::Work);
-    let mut signing = pki.signing();
-    let journal = engine.journal().clone();
-    supervisor.start("signing key", Stage::Work, Exit::Store, async move {
+    let (mut signing, mut trust) = (pki.signing(), pki.trust());
+    let (journal, ca_file, pki) = (engine.journal().clone(), ca_file(config), pki.clone());
+    supervisor.start("keys in use", Stage::Work, Exit::Store, async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok::<(), std::convert::Infallible>(()),
-                changed = signing.changed() => match changed {
-                    Ok(()) => journal.set_key(Arc::clone(&signing.borrow_and_update())),
-                    Err(_) => {
-                        stop.cancelled().await;
-                        return Ok(());
+                Ok(()) = signing.changed() => {
+                    journal.set_key(Arc::clone(&signing.borrow_and_update()));
+                }
+                Ok(()) = trust.changed() => {
+                    if let Err(failure) = write_ca(&ca_file, &pki) {
+                        tracing::error!(%failure, "the copy of the CAs for operators is old");
                     }
-                },
+                }
             }
         }
     });

@@ -13,7 +13,6 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::id::{FleetId, ID_BYTES};
@@ -33,9 +32,6 @@ use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::pki::{Pki, PkiConfig};
 use crate::supervisor;
-
-/// How long an old and a new signing key overlap in a rotation.
-const ROTATION_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// File with the fleet's id, from the moment that it has a journal.
 const FLEET_FILE: &str = "fleet";
@@ -88,6 +84,10 @@ pub fn open(config: &Config) -> Result<Store, CliFailure> {
                 &error,
             )
         })?;
+    // A crash may have come between the journal's record of a trust set and the
+    // set itself.
+    pki.settle(engine.fleet().trust().digest)
+        .map_err(|error| coded(Exit::Store, error.code(), "the keys cannot be used", &error))?;
     Ok(Store { pki, engine, task })
 }
 
@@ -161,7 +161,7 @@ fn pki_config(config: &Config, fleet: FleetId) -> PkiConfig {
         hosts,
         server_life: config.pki.server_certificate_life,
         node_life: config.pki.node_certificate_life,
-        rotation_overlap: ROTATION_OVERLAP,
+        rotation_overlap: config.pki.rotation_overlap,
     }
 }
 

@@ -101,6 +101,9 @@ pub struct Presence {
     pub since: Option<UnixMillis>,
     /// The agent's version at its last hello.
     pub agent_version: Option<String>,
+    /// The trust set that the node holds; none when it was not heard since the
+    /// controller's start.
+    pub trust_version: Option<u64>,
     /// Milliseconds by which its clock is ahead of ours.
     pub clock_offset_ms: Option<i64>,
     /// Whether that is so far off that the node is flagged.
@@ -263,6 +266,7 @@ impl Uplink {
                 proven_at: None,
                 since: None,
                 agent_version: kept.as_ref().map(|kept| kept.agent_version.clone()),
+                trust_version: None,
                 clock_offset_ms: None,
                 is_clock_off: false,
                 outbox_entries: None,
@@ -280,6 +284,7 @@ impl Uplink {
             proven_at: session.map(|session| session.proven_at),
             since: session.map(|session| session.since),
             agent_version: Some(seen.agent_version.clone()),
+            trust_version: session.map(|session| session.trust_version),
             clock_offset_ms: session.map(|session| session.clock_offset_ms),
             is_clock_off: session.is_some_and(|session| session.is_clock_off()),
             outbox_entries: session.map(|session| session.outbox_entries),

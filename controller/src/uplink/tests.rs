@@ -351,7 +351,8 @@ struct Session {
 impl Session {
     async fn open(world: &World, machine: Machine, admission: &Admission) -> Self {
         let mut roots = rustls::RootCertStore::empty();
-        let authority = world.pki.authority_pem().as_bytes();
+        let authority = world.pki.authorities_pem();
+        let authority = authority.as_bytes();
         roots
             .add(CertificateDer::from_pem_slice(authority).unwrap())
             .unwrap();

@@ -186,6 +186,8 @@ pub struct Desk<S> {
     fleet: Arc<Fleet>,
     key: Arc<SigningKey>,
     trust: Arc<CurrentTrust>,
+    /// The sessions that run are yet to be given the trust set.
+    trust_is_new: bool,
     intake: Intake,
     sink: S,
     seats: BTreeMap<NodeId, Seat>,
@@ -227,6 +229,7 @@ impl<S: FrameSink> Desk<S> {
             fleet,
             key,
             trust,
+            trust_is_new: false,
             cursor: intake.cursor()?,
             intake,
             sink,
@@ -282,9 +285,10 @@ impl<S: FrameSink> Desk<S> {
         self.key = key;
     }
 
-    /// The trust set in force; every session gets it.
+    /// The trust set in force; every session gets it with the next batch.
     pub fn set_trust(&mut self, trust: Arc<CurrentTrust>) {
         self.trust = trust;
+        self.trust_is_new = true;
     }
 
     /// What the controller says after its start: nodes say hello again.
@@ -324,6 +328,12 @@ impl<S: FrameSink> Desk<S> {
         self.work = Work::default();
         if self.stale && self.load_commands(now).is_ok() {
             self.stale = false;
+        }
+        if std::mem::take(&mut self.trust_is_new) {
+            let nodes: Vec<NodeId> = self.seats.keys().copied().collect();
+            for node in nodes {
+                self.order_trust(node, now);
+            }
         }
     }
 
@@ -686,9 +696,7 @@ impl<S: FrameSink> Desk<S> {
                         entries: lost,
                     });
                 }
-                if hello.trust_version < self.trust.version {
-                    self.order_trust(node, now);
-                }
+                self.order_trust(node, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);
             }
@@ -731,6 +739,7 @@ impl<S: FrameSink> Desk<S> {
         }
         self.acknowledge(node, None, opened.header.sent_at);
         // What did not fit into the window, or waited for the node.
+        self.order_trust(node, now);
         self.carry_open_commands(node, now);
         self.dispatch.online(node);
     }

@@ -19,7 +19,7 @@ use protocol::message;
 use protocol::session::{Acks, BootId, Nonce, StreamOffer};
 use protocol::state::{Budgets, Lifecycle, StateItem, StateValue};
 use protocol::stream::{Entry, EntryKind};
-use protocol::trust::SignedTrust;
+use protocol::trust::{SignedTrust, TrustSet};
 
 use super::*;
 use crate::domain::access::caller::Caller;
@@ -157,11 +157,19 @@ fn controller_key() -> Arc<SigningKey> {
 }
 
 fn trust(version: u64) -> Arc<CurrentTrust> {
+    let set = TrustSet {
+        fleet: FLEET,
+        version,
+        issued_at: UnixMillis(1),
+        controller_keys: Vec::new(),
+        authorities: Vec::new(),
+        release_keys: Vec::new(),
+    };
     Arc::new(CurrentTrust {
         version,
         signed: SignedTrust {
-            bytes: vec![1],
-            signature: vec![2],
+            bytes: protocol::message::encode(&set),
+            signature: vec![0; 64],
         },
     })
 }
@@ -1360,17 +1368,42 @@ fn labels_and_trust_reach_live_sessions() {
     assert!(
         matches!(&orders[..], [Down { body: DownBody::Labels { labels: told, .. }, .. }] if *told == labels)
     );
+    // A new set goes to the sessions that run, and again until the node says that
+    // it has it.
+    let is_trust = |orders: &[Down]| {
+        matches!(
+            orders,
+            [Down {
+                body: DownBody::Trust(_),
+                ..
+            }]
+        )
+    };
     world.desk.set_trust(trust(2));
+    world.deliver(vec![]);
+    let orders = world.orders(&node);
+    assert!(is_trust(&orders));
+    let number = orders[0].number;
+    let id = node.id;
+    let held = |world: &World| {
+        let presence = world.desk.board().presence(id);
+        presence.unwrap().session.unwrap().trust_version
+    };
+    let beat = node.heartbeat(0, world.now);
+    world.deliver(vec![beat]);
+    assert!(world.orders(&node).is_empty(), "it is on its way");
+    assert_eq!(held(&world), 1);
+    let beat = node.heartbeat(number, world.now);
+    world.deliver(vec![beat]);
+    assert!(world.orders(&node).is_empty());
+    assert_eq!(held(&world), 2);
+
+    // A node that comes with an older one gets it with its welcome.
+    world.desk.set_trust(trust(3));
     let hello = node.hello(world.now);
     world.deliver(vec![hello]);
     let orders = world.orders(&node);
-    assert!(matches!(
-        &orders[..],
-        [Down {
-            body: DownBody::Trust(_),
-            ..
-        }]
-    ));
+    assert!(is_trust(orders.last().map_or(&[], std::slice::from_ref)));
 }
 
 #[test]
