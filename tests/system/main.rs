@@ -44,4 +44,6 @@ mod restore;
 #[cfg(test)]
 mod rogue;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod walk;
