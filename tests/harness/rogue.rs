@@ -109,7 +109,7 @@ impl Papers {
         let issued = pki.issue_controller_client(controller::clock::now());
         let (certificate, key) = issued.expect("the CA signs");
         Papers {
-            authority: pki.authority_pem().to_owned(),
+            authority: pki.authorities_pem().to_owned(),
             certificate,
             key,
         }
