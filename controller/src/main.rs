@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Recover(asked) => recover::run(&cli.global, asked),
         command @ (Command::Node(_)
         | Command::Token(_)
+        | Command::Trust(_)
         | Command::Ping(_)
         | Command::Run(_)
         | Command::Service(_)

@@ -7,6 +7,7 @@
 
 pub mod log;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub struct Gauges {
     pub journal_sequence: u64,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
+    /// What other parts count by error code, of which there is a fixed number.
+    pub coded: Vec<CodedMetric>,
     /// What other parts count. Names are literals, so their number is bounded.
     pub parts: Vec<PartMetric>,
 }
@@ -109,6 +112,32 @@ impl PartMetric {
             text,
             "# HELP fleet_{name} {help}.\n# TYPE fleet_{name} {kind}\nfleet_{name}{suffix} {value}\n"
         )
+    }
+}
+
+/// A counter that another part keeps for each error code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodedMetric {
+    /// Name without `fleet_` and `_total`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// How often each code occurred; those that did not may be left out.
+    pub values: BTreeMap<ErrorCode, u64>,
+}
+
+impl CodedMetric {
+    fn write(&self, text: &mut String) -> Result<(), std::fmt::Error> {
+        let Self { name, help, values } = self;
+        write!(
+            text,
+            "# HELP fleet_{name} {help}.\n# TYPE fleet_{name} counter\n"
+        )?;
+        for (code, value) in values {
+            let code = code.text();
+            writeln!(text, "fleet_{name}_total{{code=\"{code}\"}} {value}")?;
+        }
+        Ok(())
     }
 }
 
@@ -252,6 +281,9 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.lock())?;
         text.truncate(text.len() - text.strip_suffix(END).map_or(0, |_| END.len()));
+        for coded in &gauges.coded {
+            coded.write(&mut text)?;
+        }
         for part in &gauges.parts {
             part.write(&mut text)?;
         }
@@ -279,6 +311,11 @@ mod tests {
             commands_open: 2,
             journal_sequence: 77,
             healthy: vec![("journal", true), ("broker", false)],
+            coded: vec![CodedMetric {
+                name: "uplink_refused",
+                help: "Messages that were not taken",
+                values: [(ErrorCode::EnvelopeReplayed, 4)].into(),
+            }],
             parts: vec![PartMetric {
                 name: "frames_stored",
                 help: "Frames stored",
@@ -296,6 +333,7 @@ mod tests {
             "fleet_commands_open 2",
             "fleet_journal_sequence 77",
             "fleet_health{name=\"broker\"} 0",
+            "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
             "fleet_frames_stored_total 9",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");

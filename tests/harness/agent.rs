@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::{self, Answer};
@@ -113,6 +114,17 @@ impl Agent {
             &mut command,
             &format!("flotilla-agent {}", arguments.join(" ")),
         )
+    }
+
+    /// What it says of itself while it runs.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let answer = self.ask(&["status", "--output", "json"]);
+        assert_eq!(answer.code, 0, "{answer}");
+        serde_json::from_str(&answer.out).unwrap_or_else(|e| panic!("no JSON ({e}): {answer}"))
     }
 
     /// Starts it.
@@ -225,7 +237,8 @@ impl Agent {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(
         copied.is_ok_and(|status| status.success()),

@@ -1,4 +1,5 @@
-//! A real controller, started with `flotilla quickstart` in a folder of its own.
+//! A real controller in a folder of its own, started with `flotilla quickstart`, or
+//! with `flotilla serve` as a service manager would.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,8 +10,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::agent::copy;
 use crate::cli::Cli;
 use crate::process::{Process, children_named, signal};
+use crate::servers::free_port;
 use crate::{programs, wait};
 
 /// From the start of the program to its ready file, nodes enrolled.
@@ -19,16 +22,37 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How a controller is to be started.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    nodes: u32,
+    kind: Kind,
     environment: Vec<(String, String)>,
     folder: Option<PathBuf>,
+}
+
+/// Which of the two subcommands runs it.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// `flotilla quickstart` with so many local agents.
+    Quickstart(u32),
+    /// `flotilla serve` with fixed ports, which nodes keep over its restarts.
+    Serve { api: u16, broker: u16 },
 }
 
 impl Plan {
     /// A controller with so many local agents.
     pub fn nodes(nodes: u32) -> Plan {
+        Plan::of(Kind::Quickstart(nodes))
+    }
+
+    /// A controller as a service: `flotilla serve`.
+    pub fn service() -> Plan {
+        Plan::of(Kind::Serve {
+            api: free_port(),
+            broker: free_port(),
+        })
+    }
+
+    fn of(kind: Kind) -> Plan {
         Plan {
-            nodes,
+            kind,
             environment: Vec::new(),
             folder: None,
         }
@@ -54,20 +78,28 @@ impl Plan {
     /// When it is not ready within a minute.
     #[track_caller]
     pub fn start(self) -> Controller {
+        let mut controller = self.prepare();
+        controller.start();
+        controller
+    }
+
+    /// A controller that is not started yet.
+    ///
+    /// # Panics
+    /// When the temporary folder is not writable.
+    pub fn prepare(self) -> Controller {
         let scratch = TempDir::new().expect("the temporary folder is writable");
         let folder = self
             .folder
             .clone()
             .unwrap_or_else(|| scratch.path().join("state"));
-        let mut controller = Controller {
+        Controller {
             plan: self,
             folder,
             scratch,
             process: None,
             ready: Value::Null,
-        };
-        controller.start();
-        controller
+        }
     }
 }
 
@@ -87,7 +119,16 @@ impl Controller {
     /// When it runs already, or is not ready within a minute.
     #[track_caller]
     pub fn start(&mut self) {
-        self.begin();
+        self.start_with(&[]);
+    }
+
+    /// Starts it with further arguments and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it runs already, or is not ready within a minute.
+    #[track_caller]
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.begin_with(arguments);
         let ready_file = self.ready_file();
         let found = wait::within(READY_LIMIT, || {
             if !self.process.as_mut().is_some_and(Process::runs) {
@@ -108,22 +149,44 @@ impl Controller {
     /// When it runs already.
     #[track_caller]
     pub fn begin(&mut self) {
+        self.begin_with(&[]);
+    }
+
+    fn begin_with(&mut self, arguments: &[&str]) {
         assert!(self.process.is_none(), "the controller runs already");
         let ready_file = self.ready_file();
         let _not_there_at_first = fs::remove_file(&ready_file);
         let mut command = programs::command(programs::flotilla());
+        let name = match self.plan.kind {
+            Kind::Quickstart(nodes) => {
+                command
+                    .arg("quickstart")
+                    .arg("--dir")
+                    .arg(&self.folder)
+                    .args(["--nodes", &nodes.to_string()]);
+                "flotilla quickstart"
+            }
+            Kind::Serve { api, broker } => {
+                command.arg("serve");
+                for pair in [
+                    format!("state_dir={}", self.folder.display()),
+                    format!("api.listen=127.0.0.1:{api}"),
+                    format!("broker.listen=127.0.0.1:{broker}"),
+                ] {
+                    command.args(["--set", &pair]);
+                }
+                "flotilla serve"
+            }
+        };
         command
-            .arg("quickstart")
-            .arg("--dir")
-            .arg(&self.folder)
-            .args(["--nodes", &self.plan.nodes.to_string()])
             .arg("--ready-file")
             .arg(&ready_file)
+            .args(arguments)
             .env("HOME", self.scratch.path())
             .env_remove("XDG_CONFIG_HOME")
             .envs(self.plan.environment.iter().cloned());
         let log = self.scratch.path().join("controller.log");
-        self.process = Some(Process::start("flotilla quickstart", &mut command, &log));
+        self.process = Some(Process::start(name, &mut command, &log));
     }
 
     /// Sets a variable from the next start on.
@@ -157,6 +220,30 @@ impl Controller {
         for agent in agents {
             signal(agent, Signal::KILL);
         }
+    }
+
+    /// Keeps a copy of the state, to be put back later.
+    ///
+    /// # Panics
+    /// When it runs, or the state cannot be copied.
+    pub fn back_up(&self) -> TempDir {
+        assert!(
+            self.process.is_none(),
+            "a backup is of a stopped controller"
+        );
+        let backup = TempDir::new().expect("the temporary folder is writable");
+        copy(&self.folder, &backup.path().join("state"));
+        backup
+    }
+
+    /// Puts a copy of the state back.
+    ///
+    /// # Panics
+    /// When it runs, or the state cannot be written.
+    pub fn put_back(&self, backup: &TempDir) {
+        assert!(self.process.is_none(), "a stopped controller is restored");
+        fs::remove_dir_all(&self.folder).expect("the state can be removed");
+        copy(&backup.path().join("state"), &self.folder);
     }
 
     /// The process.

@@ -80,7 +80,17 @@ pub struct TlsFiles<'a> {
 pub struct Mosquitto {
     folder: TempDir,
     address: SocketAddr,
+    controller: String,
     process: Option<Process>,
+}
+
+/// What the broker lets nodes read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Their own topic and what goes to all.
+    Everything,
+    /// Nothing: what is published to them is dropped in silence.
+    Nothing,
 }
 
 impl Mosquitto {
@@ -101,12 +111,6 @@ impl Mosquitto {
             fs::copy(from, folder.path().join(name)).expect("a certificate can be copied");
         }
         let place = folder.path().display();
-        let acl = format!(
-            "user {controller}\ntopic readwrite flotilla/#\n\n\
-             pattern write flotilla/1/+/n/%u/up/#\n\
-             pattern read flotilla/1/+/n/%u/down\n\
-             pattern read flotilla/1/+/all\n"
-        );
         let config = format!(
             "listener {} 127.0.0.1\nallow_anonymous false\nrequire_certificate true\n\
              use_identity_as_username true\ncafile {place}/ca.pem\n\
@@ -114,14 +118,15 @@ impl Mosquitto {
              acl_file {place}/acl\npersistence false\nuser root\n",
             address.port()
         );
-        fs::write(folder.path().join("acl"), acl).expect("a fresh folder is writable");
         fs::write(folder.path().join("mosquitto.conf"), config)
             .expect("a fresh folder is writable");
         let mut mosquitto = Mosquitto {
             folder,
             address,
+            controller: controller.to_owned(),
             process: None,
         };
+        mosquitto.write_rules(Hearing::Everything);
         mosquitto.run();
         Some(mosquitto)
     }
@@ -143,6 +148,37 @@ impl Mosquitto {
         wait::until_true("mosquitto listens", START_LIMIT, || {
             TcpStream::connect(address).is_ok()
         });
+    }
+
+    /// Changes what nodes may read, while their connections stay.
+    ///
+    /// # Panics
+    /// When it does not run, or does not read its rules again.
+    #[track_caller]
+    pub fn let_nodes_hear(&self, hearing: Hearing) {
+        let id = self.id().expect("mosquitto runs");
+        let reloads = || self.output().matches("Reloading config").count();
+        let before = reloads();
+        self.write_rules(hearing);
+        crate::process::signal(id, rustix::process::Signal::HUP);
+        wait::until_true("mosquitto reads its rules", START_LIMIT, || {
+            reloads() > before
+        });
+    }
+
+    fn write_rules(&self, hearing: Hearing) {
+        let controller = &self.controller;
+        let mut rules = format!(
+            "user {controller}\ntopic readwrite flotilla/#\n\n\
+             pattern write flotilla/1/+/n/%u/up/#\n"
+        );
+        if hearing == Hearing::Everything {
+            rules.push_str(
+                "pattern read flotilla/1/+/n/%u/down\n\
+                 pattern read flotilla/1/+/all\n",
+            );
+        }
+        fs::write(self.folder.path().join("acl"), rules).expect("its folder is writable");
     }
 
     /// Ends it with SIGKILL.

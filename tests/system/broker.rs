@@ -26,7 +26,7 @@ pub(crate) fn pki(controller: &Controller) -> PathBuf {
 
 /// A controller whose nodes and itself meet at a mosquitto. It is started twice:
 /// the first start makes the keys that the broker needs.
-fn with_mosquitto() -> Option<(Controller, Mosquitto)> {
+pub(crate) fn with_mosquitto() -> Option<(Controller, Mosquitto)> {
     let mut controller = Plan::nodes(0).start();
     let pki = pki(&controller);
     let mosquitto = Mosquitto::start(
@@ -48,6 +48,21 @@ fn with_mosquitto() -> Option<(Controller, Mosquitto)> {
     Some((controller, mosquitto))
 }
 
+/// A lost connection is noticed within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The status of `/readyz`, and the code that it gives for the broker.
+fn readiness(controller: &Controller) -> (u16, Option<String>) {
+    let url = format!("{}/readyz", controller.api());
+    let answer = controller.http().get(url).send().expect("the API answers");
+    let status = answer.status().as_u16();
+    let readiness: serde_json::Value = answer.json().expect("readiness is JSON");
+    let parts = readiness["parts"].as_array().expect("it has parts");
+    let broker = parts.iter().find(|part| part["name"] == "broker");
+    let broker = broker.expect("the broker is a part");
+    (status, broker["code"].as_str().map(str::to_owned))
+}
+
 #[test]
 fn a_foreign_broker_carries_commands_and_its_death_loses_nothing() {
     let Some((controller, mut mosquitto)) = with_mosquitto() else {
@@ -60,8 +75,14 @@ fn a_foreign_broker_carries_commands_and_its_death_loses_nothing() {
 
     mosquitto.kill();
     let meanwhile = fleet::issue(&cli, &["run", "guest", "--", "uname"]);
+    wait::until_true("it is said that the broker is away", PATIENCE, || {
+        readiness(&controller) == (503, Some("broker.unavailable".to_owned()))
+    });
+    let asked = cli.ask(&["metrics", "guest", "--live"]);
+    asked.refused_with("broker.unavailable");
     mosquitto.run();
     assert_eq!(fleet::outcome(&cli, &meanwhile)["state"], "succeeded");
+    assert_eq!(readiness(&controller), (200, None));
 
     // It cannot cut the node off, so its envelopes are refused.
     cli.ok(&["node", "revoke", "guest"]);

@@ -57,6 +57,43 @@ fn a_node_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_command_that_was_taken_has_its_receipt_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new(24) else {
+        return;
+    };
+    let controller = Plan::nodes(0).start();
+    let cli = controller.cli();
+    let mut agent = Agent::new("brimful")
+        .with_state(&disk.path().join("state"))
+        .joined(&fleet::token(&cli));
+    agent.configure("[command]\nrun = \"any\"\n");
+    agent.start();
+    fleet::await_up(&cli, "brimful");
+    // Its output does not fit into pages that the store's file has already.
+    let script = "sleep 4; head -c 40000 /dev/zero | tr '\\0' x";
+    let id = fleet::issue(&cli, &["run", "brimful", "--", "sh", "-c", script]);
+    wait::until_true("it runs", Duration::from_secs(20), || {
+        !harness::process::children(agent.process().id()).is_empty()
+    });
+    disk.fill();
+    assert_eq!(fleet::outcome(&cli, &id)["state"], "succeeded");
+    let refused = fleet::issue(&cli, &["run", "brimful", "--", "uname"]);
+    let refused = fleet::outcome(&cli, &refused);
+    assert_eq!(refused["receipt"]["code"], "store.full", "{refused}");
+
+    // What it has on its full disk is enough to start again.
+    agent.kill();
+    agent.start();
+    fleet::await_up(&cli, "brimful");
+    assert_eq!(fleet::outcome(&cli, &id)["state"], "succeeded");
+    disk.relieve();
+    wait::until_true("work goes on", Duration::from_secs(60), || {
+        let id = fleet::issue(&cli, &["run", "brimful", "--", "uname"]);
+        fleet::outcome(&cli, &id)["state"] == "succeeded"
+    });
+}
+
+#[test]
 fn a_controller_whose_disk_is_full_acknowledges_nothing_that_it_loses() {
     let Some(disk) = SmallDisk::new(64) else {
         return;

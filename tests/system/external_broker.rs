@@ -64,7 +64,7 @@ impl World {
 
     fn tls(&self, certificate: &str, key: &str) -> Arc<ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
-        let authority = CertificateDer::from_pem_slice(self.pki.authority_pem().as_bytes());
+        let authority = CertificateDer::from_pem_slice(self.pki.authorities_pem().as_bytes());
         roots
             .add(authority.expect("the CA is a certificate"))
             .expect("the CA can be trusted");

@@ -16,13 +16,13 @@ use crate::fleet;
 
 /// Commands that append their number to a file on the node, so that each effect
 /// can be counted afterwards.
-struct Marks {
-    file: std::path::PathBuf,
-    script: std::path::PathBuf,
+pub(crate) struct Marks {
+    pub(crate) file: std::path::PathBuf,
+    pub(crate) script: std::path::PathBuf,
 }
 
 impl Marks {
-    fn below(folder: &Path) -> Marks {
+    pub(crate) fn below(folder: &Path) -> Marks {
         use std::os::unix::fs::PermissionsExt;
         let file = folder.join("marks");
         let script = folder.join("mark");
@@ -32,7 +32,7 @@ impl Marks {
         Marks { file, script }
     }
 
-    fn count(&self, number: usize) -> usize {
+    pub(crate) fn count(&self, number: usize) -> usize {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         text.lines()
             .filter(|line| *line == number.to_string())
@@ -41,7 +41,7 @@ impl Marks {
 }
 
 /// An agent that runs anything.
-fn willing_agent(cli: &Cli, name: &str) -> Agent {
+pub(crate) fn willing_agent(cli: &Cli, name: &str) -> Agent {
     let agent = Agent::new(name).joined(&fleet::token(cli));
     agent.configure("[command]\nrun = \"any\"\n");
     agent
@@ -69,7 +69,7 @@ fn settle(cli: &Cli, issued: &[String], marks: &Marks) {
     }
 }
 
-fn issue(cli: &Cli, name: &str, marks: &Marks, number: usize) -> Option<String> {
+pub(crate) fn issue(cli: &Cli, name: &str, marks: &Marks, number: usize) -> Option<String> {
     let number = number.to_string();
     let script = marks.script.to_string_lossy().into_owned();
     let answer = cli.ask(&[

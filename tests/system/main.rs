@@ -32,8 +32,18 @@ mod join;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod lossy;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod remote_write;
+#[cfg(test)]
+mod restore;
+#[cfg(test)]
+mod rogue;
+#[cfg(test)]
+mod trust;
 #[cfg(test)]
 mod walk;

@@ -24,9 +24,12 @@ fn a_newcomer_walks_from_the_first_command_to_the_verified_trail() {
     let name = node["name"].as_str().unwrap().to_owned();
     assert!(cli.ok(&["node", "list"]).contains(&name));
 
-    // It measures.
-    wait::until_true("last values", Duration::from_secs(90), || {
+    // It measures, and a newcomer does not wait for a whole frame to see it.
+    wait::until_true("first values", Duration::from_secs(20), || {
         cli.ask(&["metrics", &name]).out.contains("mem")
+    });
+    wait::until_true("rates", Duration::from_secs(20), || {
+        cli.ask(&["metrics", &name]).out.contains("cpu.user")
     });
 
     // It obeys.

@@ -91,12 +91,30 @@ impl Ending {
                 output: ran.output,
             },
         };
+        let by_itself = matches!(ran.end, End::Exited(_));
+        match ran.leftovers.count {
+            1 if by_itself => ending.add("1 process that it left running was ended"),
+            count if count > 1 && by_itself => {
+                ending.add(&format!(
+                    "{count} processes that it left running were ended"
+                ));
+            }
+            _ => {}
+        }
+        if ran.leftovers.remain {
+            ending.add("not all that it left running could be ended in time");
+        }
         if ran.left_behind {
-            ending
-                .detail
-                .push_str("; the kernel has not ended the process, which was left behind");
+            ending.add("the kernel has not ended the process, which was left behind");
         }
         ending
+    }
+
+    fn add(&mut self, detail: &str) {
+        if !self.detail.is_empty() {
+            self.detail.push_str("; ");
+        }
+        self.detail.push_str(detail);
     }
 
     /// The detail within the wire's limit.

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::CommandEvent;
 use super::ending::Ending;
-use super::process::{Bounds, DRAIN, KILL_WAIT};
+use super::offspring::{self, Leftovers};
+use super::process::{Bounds, ENDING_MAX};
 use super::progress::Progress;
 use super::settings::Settings;
 use super::task::{self, Context, ReloadRequest};
@@ -151,6 +152,7 @@ impl Executor {
     /// configuration.
     pub fn new(settings: Settings, clocks: Clocks, reload: mpsc::Sender<ReloadRequest>) -> Self {
         let (progress, progressed) = mpsc::channel(PROGRESS_QUEUE);
+        offspring::adopt();
         Self {
             settings: Arc::new(settings),
             clocks,
@@ -247,7 +249,7 @@ impl Executor {
     }
 
     /// Ends every command: what waits is not started, what runs is killed.
-    /// Returns the receipts that are still owed, within four seconds.
+    /// Returns the receipts that are still owed, within six seconds.
     pub async fn shutdown(&mut self) -> Vec<Receipt> {
         let waiting: Vec<CommandId> = self
             .waiting
@@ -275,6 +277,14 @@ impl Executor {
             while let Some(joined) = self.tasks.join_next_with_id().await {
                 self.joined(joined);
             }
+        }
+        let left = offspring::end(None).await;
+        if left != Leftovers::default() {
+            tracing::info!(
+                count = left.count,
+                remain = left.remain,
+                "what commands left running was ended"
+            );
         }
         self.ready
             .drain(..)
@@ -408,7 +418,7 @@ impl Executor {
 
 /// The last line of defence: no action may hold its slot past its bounds.
 async fn within(bounds: Bounds, work: impl Future<Output = Ending>) -> Ending {
-    let most = bounds.timeout + bounds.grace + KILL_WAIT + DRAIN + OVERRUN;
+    let most = bounds.timeout + bounds.grace + ENDING_MAX + OVERRUN;
     match tokio::time::timeout(most, work).await {
         Ok(ending) => ending,
         Err(_) => Ending::without_output(

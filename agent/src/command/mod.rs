@@ -9,6 +9,7 @@
 //! - `allow`: which argument lists run. Pure.
 //! - `confine`: which files are read.
 //! - `process`: one child process, from start to certain end.
+//! - `offspring`: what it leaves running, and its end.
 //! - `capture`, `progress`: what is kept, and what is shown meanwhile.
 //! - `run`, `service`, `logs`: the actions.
 //! - `executor`: lanes, slots, cancellation, receipts.
@@ -22,6 +23,7 @@ mod confine;
 mod ending;
 mod executor;
 mod logs;
+mod offspring;
 mod process;
 mod progress;
 mod run;

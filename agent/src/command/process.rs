@@ -3,13 +3,14 @@
 //!
 //! A child has a process group of its own, an empty environment with a fixed
 //! search path, nothing on standard input and a folder of its own. When its
-//! first process ends, whatever is left of the group is killed before that
-//! process is reaped, so the group's number cannot have been given to someone
-//! else. **Invariant:** [`run`] returns within the deadline plus the grace plus
-//! [`KILL_WAIT`] plus [`DRAIN`], whatever the child and its descendants do: a
-//! descendant that left the group and holds the pipe loses its reader, and a
-//! process that the kernel cannot kill is left behind and said so. Dropping the
-//! future kills the group.
+//! first process ends, whatever it left running is ended too: what left its
+//! group by [`offspring`], the rest of the group before that process is reaped,
+//! so that the group's number cannot have been given to someone else.
+//! **Invariant:** [`run`] returns within the deadline plus the grace plus
+//! [`ENDING_MAX`], whatever the child and its descendants do: a descendant that
+//! holds the pipe loses its reader, and a process that the kernel cannot kill is
+//! left behind and said so. Dropping the future kills the group; what had left
+//! it goes with the next command's end, or with the agent's.
 //!
 //! It fails with a [`SpawnError`] only when the child never ran.
 
@@ -28,17 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::allow::Trust;
 use super::capture::{Capture, Fitted, fit};
+use super::offspring::{self, Leftovers, Listed};
 use super::progress::{Progress, TICK};
 use protocol::command::OutputStream;
 
 /// How long the group's pipes are read after it has been killed: long enough
 /// for what lies in a pipe (64 KiB), short enough not to hold a slot for a
 /// descendant that escaped.
-pub(crate) const DRAIN: Duration = Duration::from_millis(500);
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// How long a killed process may take to end before it is left behind: a
 /// process in an uninterruptible call ends only when the kernel lets it.
-pub(crate) const KILL_WAIT: Duration = Duration::from_secs(5);
+const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes read from both pipes in one [`TICK`]: 4 MiB a second, above what a
 /// diagnostic writes, and low enough that an endless writer is slowed by its
@@ -48,7 +50,13 @@ const READ_BYTES_PER_TICK: usize = 1024 * 1024;
 /// One read from a pipe, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How often a child is asked whether it ended when no signal says so.
+/// What a command may take beyond its timeout and its grace.
+pub(crate) const ENDING_MAX: Duration = KILL_WAIT
+    .saturating_add(offspring::END_MAX)
+    .saturating_add(DRAIN);
+
+/// How often a child is asked whether it ended when no signal says so, and the
+/// agent's adopted children are looked at.
 const POLL: Duration = Duration::from_secs(1);
 
 /// The search path of every child.
@@ -104,6 +112,8 @@ pub(crate) enum End {
 pub(crate) struct Ran {
     pub(crate) end: End,
     pub(crate) output: Fitted,
+    /// What it left running when it ended.
+    pub(crate) leftovers: Leftovers,
     /// Set when the kernel could not end it.
     pub(crate) left_behind: bool,
 }
@@ -160,26 +170,42 @@ pub(crate) async fn run(
         source,
     };
     let mut watch = ExitWatch::new().map_err(fail)?;
-    let mut child = spawn(job)?;
-    let mut group =
-        Group::of(&child).ok_or_else(|| fail(io::Error::other("it has no process id")))?;
-    let mut pipes = Pipes::new(&mut child, bounds.output_bytes_max);
-    let stopped = supervise(&mut group, &mut watch, &mut pipes, bounds, stop, progress).await;
+    let mut started = spawn(job)?;
+    let mut pipes = Pipes::new(&mut started.child, bounds.output_bytes_max);
+    let group = &mut started.group;
+    let stopped = supervise(group, &mut watch, &mut pipes, bounds, stop, progress).await;
+    let leftovers = group.leftovers;
     let status = if group.ended {
         // A zombie until here: this returns at once.
-        Some(child.wait().await.map_err(fail)?)
+        let status = started.child.wait().await.map_err(fail)?;
+        started.listed.reaped();
+        Some(status)
     } else {
         None
     };
     Ok(Ran {
         end: stopped.or(status.map(End::Exited)).unwrap_or(End::TimedOut),
         output: pipes.finish(bounds.output_bytes_max),
+        leftovers,
         left_behind: status.is_none(),
     })
 }
 
-fn spawn(job: &Job) -> Result<Child, SpawnError> {
-    Command::new(&job.program)
+/// A child that runs. Its fields are dropped in this order: the group is killed,
+/// tokio takes the child over, and only then is it struck off the list.
+struct Started {
+    group: Group,
+    child: Child,
+    listed: Listed,
+}
+
+fn spawn(job: &Job) -> Result<Started, SpawnError> {
+    let fail = |source| SpawnError::Start {
+        program: job.program.clone(),
+        source,
+    };
+    let mut command = Command::new(&job.program);
+    command
         .args(&job.arguments)
         .env_clear()
         .envs(ENVIRONMENT.iter().copied())
@@ -189,12 +215,15 @@ fn spawn(job: &Job) -> Result<Child, SpawnError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|source| SpawnError::Start {
-            program: job.program.clone(),
-            source,
-        })
+        .kill_on_drop(true);
+    let (child, listed) = Listed::spawn(&mut command, &job.folder).map_err(fail)?;
+    let group = Group::of(&child, &job.folder)
+        .ok_or_else(|| fail(io::Error::other("it has no process id")))?;
+    Ok(Started {
+        group,
+        child,
+        listed,
+    })
 }
 
 /// What the next wake-up means.
@@ -223,7 +252,7 @@ async fn supervise(
     let mut stopped = None;
     let mut phase = Phase::Running;
     let mut wake = Box::pin(tokio::time::sleep(bounds.timeout));
-    let mut tick = ticks();
+    let mut tick = every(TICK);
     let mut allowance = READ_BYTES_PER_TICK;
     loop {
         if group.ended && pipes.closed() {
@@ -236,7 +265,8 @@ async fn supervise(
                 pipes.keep(stream, &read);
             }
             () = watch.ended(group.leader), if !group.ended => {
-                group.end();
+                // Reading rests meanwhile: what was written lies in the pipes.
+                group.end().await;
                 phase = Phase::Draining;
                 wake.as_mut().reset(Instant::now() + DRAIN);
             }
@@ -268,8 +298,8 @@ async fn supervise(
     }
 }
 
-fn ticks() -> Interval {
-    let mut tick = tokio::time::interval_at(Instant::now() + TICK, TICK);
+fn every(period: Duration) -> Interval {
+    let mut tick = tokio::time::interval_at(Instant::now() + period, period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
 }
@@ -278,15 +308,19 @@ fn ticks() -> Interval {
 /// reaped, since until then the kernel keeps the number.
 struct Group {
     leader: Pid,
+    folder: PathBuf,
     ended: bool,
+    leftovers: Leftovers,
 }
 
 impl Group {
-    fn of(child: &Child) -> Option<Self> {
+    fn of(child: &Child, folder: &Path) -> Option<Self> {
         let id = i32::try_from(child.id()?).ok()?;
         Some(Self {
             leader: Pid::from_raw(id)?,
+            folder: folder.to_owned(),
             ended: false,
+            leftovers: Leftovers::default(),
         })
     }
 
@@ -299,7 +333,8 @@ impl Group {
     }
 
     /// The leader ended: what it left running ends too.
-    fn end(&mut self) {
+    async fn end(&mut self) {
+        self.leftovers = offspring::end(Some(&self.folder)).await;
         self.signal(Signal::KILL);
         self.ended = true;
     }
@@ -317,6 +352,7 @@ impl Drop for Group {
 struct ExitWatch {
     /// Says that some child ended or stopped.
     children: Signals,
+    poll: Interval,
 }
 
 impl ExitWatch {
@@ -324,6 +360,7 @@ impl ExitWatch {
     fn new() -> io::Result<Self> {
         Ok(Self {
             children: tokio::signal::unix::signal(SignalKind::child())?,
+            poll: every(POLL),
         })
     }
 
@@ -334,7 +371,7 @@ impl ExitWatch {
                 _ = self.children.recv() => {}
                 // Signals coalesce but are not lost; were one, the command
                 // would still end.
-                () = tokio::time::sleep(POLL) => {}
+                _ = self.poll.tick() => offspring::reap(),
             }
         }
     }

@@ -192,6 +192,7 @@ async fn child_has_a_bare_environment_a_folder_and_no_input() {
         .map(|(name, _)| name)
         .collect();
     let allowed = [
+        "FLOTILLA_COMMAND",
         "HOME",
         "LANG",
         "PAGER",
@@ -349,13 +350,99 @@ async fn descendant_that_left_the_group_cannot_hold_the_slot() {
     assert_eq!(receipt.outcome, Outcome::Succeeded);
     assert!(before.elapsed() < Duration::from_secs(5));
     assert_eq!(bench.executor.load(), Load::default());
-    // The reader is gone: it ends by SIGPIPE, or is ended here.
+    assert!(!alive(pid_in(&file).unwrap()));
+}
+
+/// A daemon: a session of its own, its parents gone, nothing of the pipes.
+fn daemon(prefix: &str, file: &Path) -> String {
+    format!(
+        "({prefix} setsid sh -c 'sleep 300 >/dev/null 2>&1 & echo $! > {0}' &); \
+         while ! test -s {0}; do sleep 0.05; done",
+        file.display()
+    )
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_running_ends_with_it_and_is_said() {
+    let mut bench = bench();
+    let file = bench.file("pid");
+    let receipt = bench.one(sh(1, &daemon("", &file))).await;
+    assert_eq!(receipt.outcome, Outcome::Succeeded);
+    assert_eq!(receipt.detail, "1 process that it left running was ended");
     let pid = pid_in(&file).unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(3), bench.work_until(|| !alive(pid)));
-    if ended.await.is_err() {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    }
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "not reaped");
+    let receipt = bench.one(sh(2, "true")).await;
+    assert_eq!(receipt.detail, "");
+}
+
+#[tokio::test]
+async fn timeout_ends_what_had_left_the_group() {
+    let mut bench = bench();
+    let file = bench.file("pid");
+    let script = format!("{}; sleep 300", daemon("", &file));
+    let receipt = bench.one(short(sh(1, &script), 1_000)).await;
+    assert_eq!(receipt.outcome, Outcome::TimedOut);
+    assert!(!alive(pid_in(&file).unwrap()));
+}
+
+#[tokio::test]
+async fn daemon_without_the_mark_is_ended_when_it_can_be_of_nobody_else() {
+    let mut bench = bench();
+    let file = bench.file("pid");
+    bench.one(sh(1, &daemon("env -i", &file))).await;
+    assert!(!alive(pid_in(&file).unwrap()));
+}
+
+#[tokio::test]
+async fn what_another_command_started_is_left_alone() {
+    let mut bench = bench();
+    let [marked, unmarked] = ["marked", "unmarked"].map(|name| bench.file(name));
+    let script = [daemon("", &marked), daemon("env -i", &unmarked)].join("; ");
+    bench.executor.start(sh(1, &format!("{script}; sleep 300")));
+    bench
+        .work_until(|| pid_in(&marked).is_some() && pid_in(&unmarked).is_some())
+        .await;
+    let receipt = bench.one(sh(2, "true")).await;
+    assert_eq!((receipt.command, receipt.detail.as_str()), (id(2), ""));
+    let pids = [marked, unmarked].map(|file| pid_in(&file).unwrap());
+    assert!(pids.into_iter().all(alive));
+    bench.executor.cancel(id(1));
+    assert_eq!(bench.receipt().await.outcome, Outcome::Cancelled);
+    assert!(!pids.into_iter().any(alive));
+}
+
+#[tokio::test]
+async fn storm_of_daemons_is_ended_in_bounded_time() {
+    let mut bench = bench();
+    let file = bench.file("pids");
+    // At most 400: each is a session of its own, begun by one that is as well.
+    let script = format!(
+        "setsid sh -c 'i=0; while test $i -lt 400; do i=$((i+1)); \
+         setsid sh -c \"echo \\$\\$ >> {0}; exec sleep 300\" & done; wait' & \
+         while ! test -s {0}; do sleep 0.02; done",
+        file.display()
+    );
+    let before = Instant::now();
+    let receipt = bench.one(sh(1, &script)).await;
+    assert_eq!(receipt.outcome, Outcome::Succeeded);
+    assert!(!receipt.detail.contains("in time"), "{}", receipt.detail);
+    assert!(before.elapsed() < Duration::from_secs(8));
+    let pids = std::fs::read_to_string(&file).unwrap();
+    let pids: Vec<i32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
+    assert!(!pids.is_empty() && !pids.into_iter().any(alive));
+}
+
+#[tokio::test]
+async fn orphans_that_end_by_themselves_are_reaped_while_the_command_runs() {
+    let mut bench = bench();
+    let file = bench.file("pid");
+    let script = format!("(sh -c 'echo $$ > {}' &); sleep 300", file.display());
+    bench.executor.start(sh(1, &script));
+    bench.work_until(|| pid_in(&file).is_some()).await;
+    let entry = PathBuf::from(format!("/proc/{}", pid_in(&file).unwrap()));
+    bench.work_until(|| !entry.exists()).await;
+    bench.executor.cancel(id(1));
+    bench.receipt().await;
 }
 
 #[tokio::test]

@@ -14,26 +14,24 @@
 //! When answers stay away, the machine says hello again with growing pauses and
 //! in the end asks for a new connection.
 
-use std::collections::{BTreeMap, VecDeque};
+mod lane;
+mod orders;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use protocol::down::{Down, DownBody};
 use protocol::id::StoreId;
 use protocol::label::Labels;
-use protocol::limits::{
-    ACK_STALL, CREDIT_BYTES_INITIAL, DOWN_WINDOW_MAX, HEARTBEAT_INTERVAL, LINK_PROVEN_MAX,
-    UPLOAD_BYTES_MAX,
-};
+use protocol::limits::{CREDIT_BYTES_INITIAL, HEARTBEAT_INTERVAL, LINK_PROVEN_MAX};
 use protocol::session::{Acks, Announce, BootId, Heartbeat, Hello, Nonce, StreamOffer, Welcome};
 use protocol::stream::{Stream, StreamAck};
 use protocol::time::{UnixMillis, millis};
 
 use super::backoff::{Backoff, Jitter};
 use super::time::{ControllerClock, Moment, Tick};
-
-/// Uploads of one stream in flight. One lost upload costs sending at most this
-/// many again; a fast link is kept busy by two.
-const WINDOW_UPLOADS_MAX: usize = 4;
+use lane::Lane;
+use orders::Orders;
 
 /// After a restart of the controller all nodes greet it: 10,000 of them within
 /// this make 2,000 hellos a second.
@@ -55,13 +53,6 @@ const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 /// Envelopes whose sending time is remembered to bound a round trip. More would
 /// only serve answers that are too old to bound anything.
 const ECHOES_COUNT_MAX: usize = 32;
-
-/// Orders that wait for their predecessors; any more are dropped, and sent again
-/// by the controller. Bounds what a broker that reorders can make a node hold.
-const EARLY_COUNT_MAX: usize = 32;
-
-/// A stall doubles the patience, up to this many times.
-const STALL_DOUBLINGS_MAX: u32 = 4;
 
 /// What the node holds when the machine starts.
 #[derive(Clone, Debug)]
@@ -144,135 +135,6 @@ pub struct Want {
     pub after: u64,
     /// Bytes of bodies at most, but for the first entry, which always goes.
     pub bytes_max: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    last: u64,
-    bytes: usize,
-    sent: Tick,
-}
-
-/// What was sent of one stream.
-#[derive(Clone, Debug)]
-struct Lane {
-    acked: u64,
-    sent: u64,
-    last: u64,
-    in_flight: VecDeque<InFlight>,
-    credit_bytes: usize,
-    window: usize,
-    /// When the acknowledgement moved last, or sending began.
-    moved: Tick,
-    stalls: u32,
-}
-
-impl Lane {
-    fn new(offer: StreamOffer) -> Self {
-        Self {
-            acked: offer.acked,
-            sent: offer.acked,
-            last: offer.last,
-            in_flight: VecDeque::new(),
-            credit_bytes: 0,
-            window: 1,
-            moved: Tick::default(),
-            stalls: 0,
-        }
-    }
-
-    /// Starts sending anew after `acked`.
-    fn restart(&mut self, acked: u64, now: Tick) {
-        self.acked = acked;
-        self.sent = acked;
-        self.in_flight.clear();
-        self.window = 1;
-        self.moved = now;
-    }
-
-    fn bytes_in_flight(&self) -> usize {
-        self.in_flight.iter().map(|upload| upload.bytes).sum()
-    }
-
-    fn room(&self) -> Option<usize> {
-        let waiting = self.last > self.sent;
-        let open = self.in_flight.len() < self.window;
-        let room = self.credit_bytes.saturating_sub(self.bytes_in_flight());
-        (waiting && open && room > 0).then_some(room.min(UPLOAD_BYTES_MAX))
-    }
-
-    /// Takes an acknowledgement; when it moved, says when the newest upload that
-    /// it covers was sent.
-    fn acknowledge(&mut self, ack: StreamAck, now: Tick) -> Option<Tick> {
-        self.credit_bytes = usize::try_from(ack.credit_bytes).unwrap_or(usize::MAX);
-        if ack.acked <= self.acked || ack.acked > self.last {
-            return None;
-        }
-        self.acked = ack.acked;
-        self.sent = self.sent.max(ack.acked);
-        let mut sent = self.moved;
-        while let Some(upload) = self.in_flight.front()
-            && upload.last <= ack.acked
-        {
-            sent = upload.sent;
-            self.in_flight.pop_front();
-        }
-        self.window = (self.window + 1).min(WINDOW_UPLOADS_MAX);
-        self.moved = now;
-        self.stalls = 0;
-        Some(sent)
-    }
-
-    /// Another stream's upload of the time `sent` was acknowledged. What was sent
-    /// after it is on its way behind it, so the link is slow and nothing is lost;
-    /// what was sent before it and is not acknowledged may well be lost.
-    fn other_moved(&mut self, sent: Tick, now: Tick) {
-        if self
-            .in_flight
-            .front()
-            .is_some_and(|oldest| oldest.sent > sent)
-        {
-            self.moved = now;
-        }
-    }
-
-    fn stalls_at(&self) -> Option<Tick> {
-        let patience = ACK_STALL.saturating_mul(2_u32.saturating_pow(self.stalls));
-        (!self.in_flight.is_empty()).then(|| self.moved.after(patience))
-    }
-
-    fn stall(&mut self, now: Tick) {
-        self.stalls = (self.stalls + 1).min(STALL_DOUBLINGS_MAX);
-        self.restart(self.acked, now);
-    }
-}
-
-/// Orders of one session, put into the order of their numbers.
-#[derive(Clone, Debug, Default)]
-struct Orders {
-    /// Every number up to this one was passed on.
-    seen: u64,
-    /// Numbers that came before their predecessors.
-    early: BTreeMap<u64, DownBody>,
-}
-
-impl Orders {
-    fn take(&mut self, number: u64, body: DownBody) -> Vec<DownBody> {
-        let window = u64::try_from(DOWN_WINDOW_MAX).unwrap_or(u64::MAX);
-        if number <= self.seen || number > self.seen.saturating_add(window) {
-            return Vec::new();
-        }
-        if number > self.seen + 1 && self.early.len() >= EARLY_COUNT_MAX {
-            return Vec::new();
-        }
-        self.early.insert(number, body);
-        let mut ready = Vec::new();
-        while let Some(body) = self.early.remove(&(self.seen + 1)) {
-            self.seen += 1;
-            ready.push(body);
-        }
-        ready
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -745,17 +607,7 @@ impl Session {
     /// Entries were sent: the last one's number, and the bytes of all bodies.
     pub fn uploaded(&mut self, stream: Stream, last: u64, bytes: usize, now: Moment) {
         self.sent_at(now);
-        let lane = &mut self.lanes[stream.index()];
-        if lane.in_flight.is_empty() {
-            lane.moved = now.tick;
-        }
-        lane.sent = last;
-        lane.last = lane.last.max(last);
-        lane.in_flight.push_back(InFlight {
-            last,
-            bytes,
-            sent: now.tick,
-        });
+        self.lanes[stream.index()].uploaded(last, bytes, now.tick);
     }
 
     /// The stream has no live entry after what was sent: its last numbers were

@@ -9,6 +9,10 @@
 //! exactly the moments from its first sample to its last: what lies between and
 //! was not measured is a gap in it, what lies outside is a gap between frames.
 //!
+//! A spool that was just started does not keep its first samples for a whole
+//! window, since somebody may be waiting for them: the first goes at once, and so
+//! does what doubles the samples that went before, until a window is reached.
+//!
 //! When the clock is set back, the open frame is sealed and the next begins at
 //! the earlier moment: overlapping frames are for the controller to put in order.
 
@@ -35,9 +39,19 @@ pub struct Spool {
     window_slots: u64,
     open: Vec<(u64, SampleSet)>,
     samples: usize,
+    /// Moments that went out since the start, while frames still grow.
+    growing: Option<u64>,
 }
 
 impl Spool {
+    /// A spool whose first frames are short, and leave early.
+    pub fn starting(interval: Duration, window: Duration) -> Self {
+        Self {
+            growing: Some(0),
+            ..Self::new(interval, window)
+        }
+    }
+
     /// A spool for samples every `interval`, in frames of `window`.
     pub fn new(interval: Duration, window: Duration) -> Self {
         let bounds = u64::from(INTERVAL_MS_MIN)..=u64::from(INTERVAL_MS_MAX);
@@ -48,6 +62,7 @@ impl Spool {
             window_slots,
             open: Vec::new(),
             samples: 0,
+            growing: None,
         }
     }
 
@@ -78,7 +93,11 @@ impl Spool {
         }
         self.samples += samples.len();
         self.open.push((slot, samples));
-        if self.window(slot.saturating_add(1)) != self.window(slot) {
+        let full = self.window(slot.saturating_add(1)) != self.window(slot);
+        let early = self
+            .growing
+            .is_some_and(|sent| self.moments() >= sent.max(1));
+        if full || early {
             sealed.extend(self.seal());
         }
         sealed
@@ -87,6 +106,8 @@ impl Spool {
     /// Closes the open frame early, for a stop or a change of configuration;
     /// `None` when nothing is open.
     pub fn seal(&mut self) -> Option<Frame> {
+        let sent = self.growing.map(|sent| sent + self.moments());
+        self.growing = sent.filter(|sent| *sent < self.window_slots);
         let open = std::mem::take(&mut self.open);
         self.samples = 0;
         let (first, _) = open.first()?;
@@ -121,6 +142,10 @@ impl Spool {
             .rev()
             .find(|tier| protocol::time::millis(tier.interval()) <= self.interval_ms)
             .unwrap_or(Tier::Live)
+    }
+
+    fn moments(&self) -> u64 {
+        u64::try_from(self.open.len()).unwrap_or(u64::MAX)
     }
 
     const fn window(&self, slot: u64) -> u64 {
@@ -168,6 +193,26 @@ mod tests {
         assert_eq!(sealed[0].span.slots, 6);
         assert_eq!(sealed[0].span.tier, Tier::Fine);
         assert_eq!(spool.seal(), None);
+    }
+
+    /// How many moments each frame has when `count` samples come one by one, the
+    /// first at the beginning of a quarter of an hour.
+    fn lengths(mut spool: Spool, count: u64) -> Vec<u16> {
+        (6..6 + count)
+            .flat_map(|index| spool.add(MINUTE + index * 10_000, sample(1)))
+            .map(|frame| frame.span.slots)
+            .collect()
+    }
+
+    #[test]
+    fn the_first_frames_leave_early_and_grow_to_whole_windows() {
+        let starting = |window| Spool::starting(Duration::from_secs(10), window);
+        // The window's edge comes before the fourth one has doubled.
+        let minutes = lengths(starting(Duration::from_secs(60)), 24);
+        assert_eq!(minutes, [1, 1, 2, 2, 6, 6, 6]);
+        let quarters = lengths(starting(Duration::from_secs(900)), 180);
+        assert_eq!(quarters[..7], [1, 1, 2, 4, 8, 16, 32]);
+        assert_eq!(lengths(spool(), 24), [6, 6, 6, 6]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use protocol::trust::{SignedTrust, TrustSet};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
+use x509_parser::extensions::ParsedExtension;
 use zeroize::Zeroizing;
 
 use crate::node::Identity;
@@ -180,6 +181,39 @@ pub(super) fn validity(pem: &str) -> Result<(UnixMillis, UnixMillis), String> {
         millis(validity.not_before.timestamp()),
         millis(validity.not_after.timestamp()),
     ))
+}
+
+/// Whether one of these CAs issued a certificate, going by the ids of their keys. A
+/// certificate that names no key is taken for theirs: this only decides whether to
+/// ask for another one.
+pub(super) fn is_issued_by(pem: &str, authorities: &[String]) -> bool {
+    let issuer = key_id(pem, |extension| {
+        if let ParsedExtension::AuthorityKeyIdentifier(id) = extension {
+            id.key_identifier.as_ref().map(|id| id.0.to_vec())
+        } else {
+            None
+        }
+    });
+    issuer.is_none()
+        || authorities.iter().any(|authority| {
+            let own = key_id(authority, |extension| {
+                if let ParsedExtension::SubjectKeyIdentifier(id) = extension {
+                    Some(id.0.to_vec())
+                } else {
+                    None
+                }
+            });
+            own == issuer
+        })
+}
+
+/// What `pick` finds in the extensions of a certificate in PEM.
+fn key_id(pem: &str, pick: impl Fn(&ParsedExtension<'_>) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+    parsed
+        .iter_extensions()
+        .find_map(|extension| pick(extension.parsed_extension()))
 }
 
 /// Where an identity goes that another one takes the place of.

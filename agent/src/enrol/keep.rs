@@ -3,7 +3,8 @@
 //! what changes is written down and put to use.
 //!
 //! Renewing is proven by the signing key, so an expired certificate is renewed like
-//! any other. It needs no MQTT link, only the controller's HTTPS.
+//! any other, and so is one whose CA has left the trust set: at once. It needs no
+//! MQTT link, only the controller's HTTPS.
 //!
 //! It fails by trying again with growing pauses; what is held stays in use.
 
@@ -116,6 +117,18 @@ fn renew_at(not_before: UnixMillis, not_after: UnixMillis, jitter: &mut Jitter) 
     not_before.after(jitter.between(earliest, latest))
 }
 
+/// When this certificate is to be renewed: at once when none of these CAs issued
+/// it. It was checked when it was read or came; if it is unusable all the same, a
+/// new one is what helps.
+fn due_at(certificate: &str, authorities: &[String], jitter: &mut Jitter) -> UnixMillis {
+    match files::validity(certificate) {
+        Ok((not_before, not_after)) if files::is_issued_by(certificate, authorities) => {
+            renew_at(not_before, not_after, jitter)
+        }
+        Ok(_) | Err(_) => UnixMillis(0),
+    }
+}
+
 /// Keeps the identity fresh until it is stopped.
 ///
 /// # Errors
@@ -141,6 +154,9 @@ pub async fn run(mut context: Context) -> Result<(), KeepError> {
                     return Err(KeepError::Core(CoreGone));
                 }
                 context.take_trust();
+                if !context.is_certificate_trusted() {
+                    due = UnixMillis(0);
+                }
                 continue;
             }
             () = context.nudges.fetch_trust.notified() => {
@@ -165,12 +181,21 @@ pub async fn run(mut context: Context) -> Result<(), KeepError> {
             Ok(()) => {
                 backoff.succeed();
                 due = context.due(&mut jitter);
+                if due == UnixMillis(0) {
+                    // Its CA is not known here: the trust set that came with it is
+                    // on its way through the core.
+                    not_before = context.clock.tick().after(RETRY_FIRST);
+                }
                 tracing::info!(next = %due, "the certificate was renewed");
             }
             Err(KeepError::Core(gone)) => return context.end(gone),
             Err(error) => {
                 let pause = backoff.fail();
                 not_before = context.clock.tick().after(pause);
+                if matches!(error, KeepError::Request(RequestError::Unreachable { .. })) {
+                    // The controller's own CA may be one that is not known here.
+                    context.nudges.fetch_trust.notify_one();
+                }
                 tracing::warn!(
                     error = crate::chain(&error),
                     ?pause,
@@ -190,16 +215,16 @@ impl Context {
         }
     }
 
+    /// Whether a CA of the trust set issued the certificate.
+    fn is_certificate_trusted(&self) -> bool {
+        files::is_issued_by(&self.certificate, &self.trust.authorities)
+    }
+
     fn due(&self, jitter: &mut Jitter) -> UnixMillis {
-        match files::validity(&self.certificate) {
-            Ok((not_before, not_after)) => {
-                self.expires.send_replace(not_after);
-                renew_at(not_before, not_after, jitter)
-            }
-            // It was checked when it was read or came; if it is unusable all the
-            // same, a new one is what helps.
-            Err(_) => UnixMillis(0),
+        if let Ok((_, not_after)) = files::validity(&self.certificate) {
+            self.expires.send_replace(not_after);
         }
+        due_at(&self.certificate, &self.trust.authorities, jitter)
     }
 
     fn client(&self, tls: ClientConfig) -> Result<reqwest::Client, KeepError> {
@@ -354,6 +379,29 @@ impl Context {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
+
+    #[test]
+    fn a_certificate_of_a_ca_that_is_not_trusted_is_renewed_at_once() {
+        let authority = || {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).unwrap().pem();
+            (pem, Issuer::new(params, key))
+        };
+        let ((ours, issuer), (other, _)) = (authority(), authority());
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        let mut jitter = Jitter::new(1);
+        let mut due = |authorities: &[String]| due_at(&certificate, authorities, &mut jitter);
+        assert_eq!(due(std::slice::from_ref(&other)), UnixMillis(0));
+        assert_eq!(due(&[]), UnixMillis(0));
+        assert!(due(&[other, ours]) > UnixMillis(0));
+        assert_eq!(due_at("damaged", &[], &mut jitter), UnixMillis(0));
+    }
 
     proptest! {
         #[test]

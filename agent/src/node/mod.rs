@@ -10,20 +10,22 @@
 //! understood never stops the core; it is answered with a code when its signature
 //! holds, and counted otherwise.
 
+mod receive;
 pub mod task;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::command::{Command, Progress, ProgressStep, Receipt};
 use protocol::down::DownBody;
-use protocol::envelope::{self, EnvelopeError, Opened, Seal};
+use protocol::envelope::Seal;
 use protocol::id::{CommandId, FleetId, NodeId, StoreId};
 use protocol::join::Renew;
 use protocol::key::{PublicKey, SigningKey};
 use protocol::label::Labels;
-use protocol::message::{DecodeError, Kind, Message};
+use protocol::message::{Kind, Message};
 use protocol::replay::ReplayWindow;
 use protocol::session::{BootId, LiveSamples, Nonce, Reject};
 use protocol::state::{Lifecycle, StateItem};
@@ -39,10 +41,6 @@ use crate::domain::time::{Moment, Offset, Tick};
 use crate::store::disk::{Disk, DiskError};
 use crate::store::spool::Spool;
 use crate::store::{Deployments, FrameEntry, Limits, Recovered, Store, StoreStats};
-
-/// At least this long between two rejections, so that a peer that sends rubbish
-/// does not make the node send as much.
-const REJECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Rounds of reading and sending in one go. The rest follows with the next input;
 /// windows and credit bound it anyway.
@@ -186,14 +184,11 @@ pub enum LinkState {
 }
 
 /// Messages that were not taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Not a whole envelope, or another fleet's, or not signed by the controller.
-    pub bad_envelopes: u64,
-    /// Seen before.
-    pub replayed: u64,
-    /// Signed, and not understood.
-    pub rejected: u64,
+    /// Not a whole envelope, another fleet's, not signed by the controller, heard
+    /// before, or signed and not understood: by the code that says which.
+    pub by_code: BTreeMap<ErrorCode, u64>,
     /// On a topic that is not the node's.
     pub foreign: u64,
     /// What the controller refused of the node's.
@@ -223,6 +218,8 @@ pub struct NodeStatus {
     pub store: StoreStats,
     /// Messages that were not taken.
     pub dropped: Dropped,
+    /// How long ago a message came whose signature did not hold.
+    pub forged_ago: Option<Duration>,
     /// Bytes of envelopes sent since the agent started.
     pub sent_bytes: u64,
     /// Bytes of envelopes received since the agent started.
@@ -248,6 +245,8 @@ pub struct Node {
     rejected_at: Option<Tick>,
     actions: Vec<Action>,
     dropped: Dropped,
+    /// When the last message came whose signature did not hold.
+    forged_at: Option<Tick>,
     sent_bytes: u64,
     received_bytes: u64,
 }
@@ -300,6 +299,7 @@ impl Node {
             rejected_at: None,
             actions: Vec::new(),
             dropped: Dropped::default(),
+            forged_at: None,
             sent_bytes: 0,
             received_bytes: 0,
         };
@@ -447,7 +447,8 @@ impl Node {
             trust_version: self.identity.trust.version,
             generation: self.store.generation(),
             store: self.store.stats(),
-            dropped: self.dropped,
+            dropped: self.dropped.clone(),
+            forged_ago: self.forged_at.map(|at| now.tick.since(at)),
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
             connects: self.connect,
@@ -551,7 +552,7 @@ impl Node {
             DownBody::Trust(signed) => self.adopt(&signed),
             DownBody::RenewNow => self.actions.push(Action::Renew),
             DownBody::Desired(desired) => self.store.take_desired(*desired, controller),
-            DownBody::Policy(_) => self.dropped.rejected += 1,
+            DownBody::Policy(_) => {}
         }
     }
 
@@ -618,103 +619,6 @@ impl Node {
             self.publish(topic, &upload, now);
             self.session.uploaded(want.stream, last, bytes, now);
         }
-    }
-
-    fn receive(&mut self, topic: &str, bytes: &[u8], now: Moment) {
-        self.received_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let ours = match Topic::parse(topic) {
-            Ok((fleet, Topic::Down(node))) => {
-                fleet == self.identity.fleet && node == self.identity.node
-            }
-            Ok((fleet, Topic::All)) => fleet == self.identity.fleet,
-            Ok((_, Topic::Session(_) | Topic::Up(..))) | Err(_) => false,
-        };
-        if !ours {
-            self.dropped.foreign += 1;
-            return;
-        }
-        let trust = &self.identity.trust;
-        let opened = envelope::open(bytes, self.identity.fleet, |sender, key| {
-            (sender == NodeId::NIL)
-                .then(|| trust.controller_key(key))
-                .flatten()
-        });
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.dropped.bad_envelopes += 1;
-                if let EnvelopeError::UnknownKey { sender, .. } = error
-                    && sender == NodeId::NIL
-                {
-                    self.actions.push(Action::FetchTrust);
-                }
-                return;
-            }
-        };
-        // What goes to all is ordered by time and incarnation, and its counter may
-        // overtake those of the node's own topic.
-        let broadcast = opened.header.kind == Kind::ANNOUNCE;
-        if !broadcast && !self.replay.admit(opened.header.counter) {
-            self.dropped.replayed += 1;
-            return;
-        }
-        if let Err(error) = self.dispatch(&opened, now) {
-            self.reject(&opened, &error, now);
-        }
-    }
-
-    fn dispatch(&mut self, opened: &Opened<'_>, now: Moment) -> Result<(), DecodeError> {
-        let outputs = match opened.header.kind {
-            Kind::WELCOME => self.session.welcomed(opened.decode()?, now),
-            Kind::ACKS => self.session.acknowledged(&opened.decode()?, now),
-            Kind::DOWN => self.session.ordered(opened.decode()?, now),
-            Kind::ANNOUNCE => self.session.announced(&opened.decode()?, now),
-            Kind::REJECT => {
-                let reject: Reject = opened.decode()?;
-                self.dropped.refused += 1;
-                if reject.code == ErrorCode::SessionUnknown.text() {
-                    self.session.disowned(now)
-                } else {
-                    let detail = format!("{}: {}", reject.code, reject.detail);
-                    let code = ErrorCode::from_text(&reject.code).unwrap_or(ErrorCode::Internal);
-                    self.problem(code, &detail);
-                    Vec::new()
-                }
-            }
-            Kind(kind) => {
-                return Err(DecodeError::Kind {
-                    found: kind,
-                    expected: 0,
-                });
-            }
-        };
-        self.act(outputs, now);
-        Ok(())
-    }
-
-    fn reject(&mut self, opened: &Opened<'_>, error: &DecodeError, now: Moment) {
-        self.dropped.rejected += 1;
-        let lately = self
-            .rejected_at
-            .is_some_and(|at| now.tick.since(at) < REJECT_PAUSE);
-        // A rejection is never answered, or two peers would go on for ever.
-        if lately || opened.header.kind == Kind::REJECT {
-            return;
-        }
-        self.rejected_at = Some(now.tick);
-        let code = match error {
-            DecodeError::Kind { .. } => ErrorCode::MessageUnknownKind,
-            DecodeError::Version { .. } => ErrorCode::MessageUnknownVersion,
-            DecodeError::Malformed { .. } => ErrorCode::MessageMalformed,
-        };
-        let reject = Reject {
-            kind: opened.header.kind.0,
-            version: opened.header.version,
-            counter: opened.header.counter,
-            code: code.text().to_owned(),
-            detail: error.to_string(),
-        };
-        self.publish(Topic::Session(self.identity.node), &reject, now);
     }
 
     /// What waits of a stream.

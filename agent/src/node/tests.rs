@@ -3,6 +3,7 @@
 
 use protocol::command::{Action as CommandAction, Outcome};
 use protocol::down::Down;
+use protocol::envelope;
 use protocol::session::{Acks, Hello, Welcome};
 use protocol::stream::{EntryKind, StreamAck};
 
@@ -258,13 +259,24 @@ fn envelopes_that_are_not_the_controllers_are_counted_and_ignored() {
         forged(FLEET, NODE, &key(3)),
         forged(FleetId::from_bytes([9; 10]), NodeId::NIL, &key(4)),
     ];
-    let count = u64::try_from(bad.len()).unwrap();
     for bytes in bad {
         let actions = world.deliver(Topic::Down(NODE), bytes);
         assert_eq!(starts(&actions), 0);
         assert!(messages::<Reject>(&actions).is_empty());
     }
-    assert_eq!(world.node.status(at(0)).dropped.bad_envelopes, count);
+    let status = world.node.status(at(0));
+    let counted: Vec<(ErrorCode, u64)> = status.dropped.by_code.into_iter().collect();
+    assert_eq!(
+        counted,
+        [
+            (ErrorCode::EnvelopeTooLarge, 1),
+            (ErrorCode::EnvelopeMalformed, 3),
+            (ErrorCode::EnvelopeWrongFleet, 1),
+            (ErrorCode::EnvelopeUnknownKey, 2),
+            (ErrorCode::EnvelopeBadSignature, 1),
+        ]
+    );
+    assert!(status.forged_ago.is_some());
     assert_eq!(starts(&world.deliver(Topic::Down(NODE), good)), 1);
 }
 
@@ -282,7 +294,9 @@ fn an_envelope_that_was_seen_is_not_taken_again() {
     assert!(first.contains(&Action::Renew));
     let second = world.deliver(Topic::Down(NODE), bytes);
     assert_eq!(second, []);
-    assert_eq!(world.node.status(at(0)).dropped.replayed, 1);
+    let status = world.node.status(at(0));
+    assert_eq!(status.dropped.by_code[&ErrorCode::EnvelopeReplayed], 1);
+    assert_eq!(status.forged_ago, None);
 }
 
 #[test]

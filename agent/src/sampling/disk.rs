@@ -11,7 +11,7 @@ use protocol::telemetry::catalogue::SeriesId;
 use protocol::telemetry::limit::LABELS_PER_SET_MAX;
 
 use super::labels::Labels;
-use super::source::{CollectError, Source};
+use super::source::{CollectError, Source, counts_of};
 
 /// Names forgotten at once when there are more: a host that attaches and
 /// detaches volumes for ever must not grow the memory of what they were.
@@ -60,15 +60,9 @@ impl Disks {
             if !physical {
                 continue;
             }
-            let mut numbers = [0_u64; 10];
-            for number in &mut numbers {
-                *number = fields
-                    .next()
-                    .and_then(|field| field.parse().ok())
-                    .ok_or_else(|| file.lacks("ten counts for a device"))?;
-            }
             names.push(name);
-            counts.push(numbers);
+            let numbers = counts_of::<10>(fields);
+            counts.push(numbers.ok_or_else(|| file.lacks("ten counts for a device"))?);
         }
         let (kept, dropped) = self.labels.of(&names);
         for (label, index) in kept {

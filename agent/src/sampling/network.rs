@@ -9,7 +9,7 @@ use protocol::telemetry::limit::LABELS_PER_SET_MAX;
 use protocol::telemetry::{Label, SampleSet};
 
 use super::labels::Labels;
-use super::source::{CollectError, Source};
+use super::source::{CollectError, Source, counts_of};
 
 const LEFT_OUT: [&str; 14] = [
     "veth", "docker", "br-", "virbr", "vnet", "tap", "cni", "flannel", "cali", "lxc", "ifb",
@@ -47,16 +47,9 @@ impl Interfaces {
             if name == "lo" || LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
-            let mut numbers = [0_u64; 12];
-            let mut fields = rest.split_whitespace();
-            for number in &mut numbers {
-                *number = fields
-                    .next()
-                    .and_then(|field| field.parse().ok())
-                    .ok_or_else(|| file.lacks("twelve counts for an interface"))?;
-            }
             names.push(name);
-            counts.push(numbers);
+            let numbers = counts_of::<12>(rest.split_whitespace());
+            counts.push(numbers.ok_or_else(|| file.lacks("twelve counts for an interface"))?);
         }
         let (kept, dropped) = self.labels.of(&names);
         for (label, index) in kept {

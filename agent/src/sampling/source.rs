@@ -126,3 +126,14 @@ impl File<'_> {
             .and_then(|number| number.parse().ok())
     }
 }
+
+/// The first `N` counts of a line; `None` when one is missing or no number.
+pub(super) fn counts_of<'a, const N: usize>(
+    mut fields: impl Iterator<Item = &'a str>,
+) -> Option<[u64; N]> {
+    let mut counts = [0; N];
+    for count in &mut counts {
+        *count = fields.next()?.parse().ok()?;
+    }
+    Some(counts)
+}

@@ -122,7 +122,7 @@ impl Sampler {
         let settings = context.config.borrow().sampling.clone();
         Self {
             engine,
-            spool: Spool::new(settings.interval, settings.frame),
+            spool: Spool::starting(settings.interval, settings.frame),
             settings,
             probe: Some(Probe::Idle(Box::default())),
             context,

@@ -40,6 +40,9 @@ pub struct AgentStatus {
     pub trust: TrustStatus,
     /// The disk under the store.
     pub disk: DiskStatus,
+    /// Messages that the node did not take since the agent started, by the error
+    /// code's text.
+    pub refused: BTreeMap<String, u64>,
     /// What is wrong, worst first.
     pub problems: Vec<ProblemStatus>,
 }

@@ -27,6 +27,9 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     line("budgets", &budgets(status, now));
     line("disk", &disk(status));
     line("trust", &trust(status));
+    if !status.refused.is_empty() {
+        line("refused", &refused(status));
+    }
     if status.problems.is_empty() {
         line("problems", "none");
     }
@@ -211,6 +214,15 @@ fn deployment_lines(state: &DeploymentState, now: UnixMillis) -> Vec<String> {
     });
     let drift = state.drift.iter().map(|what| format!("  put back: {what}"));
     std::iter::once(head).chain(workloads).chain(drift).collect()
+}
+
+fn refused(status: &AgentStatus) -> String {
+    let parts: Vec<String> = status
+        .refused
+        .iter()
+        .map(|(code, count)| format!("{count} {code}"))
+        .collect();
+    format!("messages not taken: {}", parts.join(", "))
 }
 
 fn command_line(command: &super::report::CommandStatus, now: UnixMillis) -> String {

@@ -59,6 +59,7 @@ fn example() -> AgentStatus {
             not_before: NOW.before(Duration::from_secs(86_400)),
             expires_at: NOW.after(Duration::from_secs(30 * 86_400)),
         }),
+        refused: [("envelope.malformed".to_owned(), 2)].into(),
         clock: ClockStatus {
             offset_ms: Some(-12),
             error_ms: 5,
@@ -109,6 +110,7 @@ async fn running_agent_tells_its_status_as_a_table() {
         "control 0, telemetry 3 (4.0 KiB)",
         "up 1 d 1 h",
         "refused      1 min 1 s ago  command.not_allowed  program",
+        "refused     messages not taken: 2 envelope.malformed",
         "problems    none",
     ] {
         assert!(

@@ -198,6 +198,17 @@ pub trait Disk: Send {
 
     /// Bytes that are free on the medium; none when that is not known.
     fn free_bytes(&self) -> Option<u64>;
+
+    /// Sets space aside for what was promised, unless it is; false when there is
+    /// too little. A medium that cannot set space aside has nothing to lack.
+    fn reserve(&mut self) -> bool {
+        true
+    }
+
+    /// Gives up what was set aside, so that more fits; false when nothing was.
+    fn spend_reserve(&mut self) -> bool {
+        false
+    }
 }
 
 #[derive(Default)]
@@ -208,6 +219,8 @@ struct Contents {
     deployments: BTreeMap<DeploymentId, Arc<Record>>,
     generation: u64,
     full: bool,
+    /// Set while a full disk takes commits in the place of its reserve.
+    reserve_spent: bool,
 }
 
 /// A disk in memory, for simulated nodes. Clones share their contents: keep one
@@ -246,7 +259,7 @@ impl Disk for MemoryDisk {
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), DiskError> {
         let mut contents = self.lock();
-        if contents.full {
+        if contents.full && !contents.reserve_spent {
             return Err(DiskError::Full {
                 path: PathBuf::from("memory"),
                 source: "the simulated disk is full".into(),
@@ -298,5 +311,17 @@ impl Disk for MemoryDisk {
 
     fn free_bytes(&self) -> Option<u64> {
         None
+    }
+
+    fn reserve(&mut self) -> bool {
+        let mut contents = self.lock();
+        if !contents.full {
+            contents.reserve_spent = false;
+        }
+        !contents.reserve_spent
+    }
+
+    fn spend_reserve(&mut self) -> bool {
+        !std::mem::replace(&mut self.lock().reserve_spent, true)
     }
 }

@@ -26,6 +26,7 @@ use redb::{
 };
 
 use super::disk::{Change, Disk, DiskError, Image, Meta, Stored};
+use super::reserve::Reserve;
 use crate::domain::deployment::record::Record;
 
 /// The layout of the tables. Raised when one of them changes; an older agent
@@ -124,6 +125,7 @@ pub struct RedbDisk {
     open: OpenBackend,
     database: Option<Database>,
     written: Arc<AtomicU64>,
+    reserve: Option<Reserve>,
 }
 
 impl RedbDisk {
@@ -131,10 +133,14 @@ impl RedbDisk {
     #[must_use]
     pub fn file(path: &Path) -> Self {
         let name = path.to_owned();
-        Self::on(path, Box::new(move || open_file(&name)))
+        Self {
+            reserve: Some(Reserve::beside(path)),
+            ..Self::on(path, Box::new(move || open_file(&name)))
+        }
     }
 
-    /// A store on another backend. `name` stands for it in errors.
+    /// A store on another backend, with nothing set aside. `name` stands for it in
+    /// errors.
     #[must_use]
     pub fn on(name: &Path, open: OpenBackend) -> Self {
         Self {
@@ -142,6 +148,7 @@ impl RedbDisk {
             open,
             database: None,
             written: Arc::new(AtomicU64::new(0)),
+            reserve: None,
         }
     }
 
@@ -366,6 +373,14 @@ impl Disk for RedbDisk {
         let parent = self.path.parent()?;
         let stat = rustix::fs::statvfs(parent).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn reserve(&mut self) -> bool {
+        self.reserve.as_ref().is_none_or(Reserve::fill)
+    }
+
+    fn spend_reserve(&mut self) -> bool {
+        self.reserve.as_ref().is_some_and(Reserve::spend)
     }
 }
 

@@ -17,11 +17,16 @@
 //!
 //! When the disk fails, new commands are refused with its code, frames stay in
 //! memory as far as that reaches and then give way by tiers, and what was promised
-//! is kept and written as soon as the disk works again.
+//! is kept and written as soon as the disk works again. When it is full, the
+//! receipts of commands that were taken before fit into a reserve; commands are
+//! taken again when that is restored.
 
+mod command;
 mod deployments;
 pub mod disk;
 mod file;
+mod mirror;
+mod reserve;
 mod settle;
 mod shed;
 pub mod spool;
@@ -31,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
-use protocol::command::{Command, Receipt};
+use protocol::command::Command;
 use protocol::id::{CommandId, StoreId};
 use protocol::message;
 use protocol::state::{Lifecycle, StateItem};
@@ -42,7 +47,7 @@ use protocol::time::UnixMillis;
 pub use deployments::Deployments;
 pub use file::{OpenBackend, RedbDisk, SCHEMA};
 
-use crate::domain::ledger::{self, Ledger, Room, Verdict};
+use crate::domain::ledger::{self, Ledger};
 use crate::domain::outbox::{
     CONTROL_KEPT_BYTES_MAX, CONTROL_KEPT_COUNT_MAX, FrameWorth, Item, Line, Outbox, Worth,
 };
@@ -207,6 +212,8 @@ pub struct Store {
     /// Connect counters up to this one are reserved durably.
     connects_granted: u64,
     failing: Option<(ErrorCode, Tick)>,
+    /// Set while the disk fails for no more than want of its reserve.
+    lacks_reserve: bool,
     flash_before: u64,
     commits: u64,
     spool_failures: u64,
@@ -267,6 +274,7 @@ impl Store {
             connects,
             connects_granted: connects,
             failing: None,
+            lacks_reserve: false,
             commits: 0,
             spool_failures: 0,
         };
@@ -276,89 +284,12 @@ impl Store {
             store.close_command(&receipt);
         }
         store.append_lifecycle(&lifecycle(clean));
-        store.write()?;
+        if let Err(error) = store.write() {
+            store.write_into_reserve(&error).map_err(|_| error)?;
+        }
+        store.keep_reserve(Tick::default());
         recovered.samples = store.unspool();
         Ok((store, recovered))
-    }
-
-    /// Takes up what the spool holds. Frames that reached the disk before a crash
-    /// are not taken twice.
-    fn unspool(&mut self) -> Vec<Vec<u8>> {
-        let records = match self.spool.load() {
-            Ok(records) => records,
-            Err(_) => {
-                self.spool_failures += 1;
-                Vec::new()
-            }
-        };
-        let mut records = records.into_iter();
-        let ours = records.next() == Some(Record::Store(self.meta.store));
-        let mut frames = BTreeMap::new();
-        if ours {
-            for record in records {
-                match record {
-                    Record::Store(_) => {}
-                    Record::Sample(sample) => self.samples.push(sample),
-                    Record::Frame(seq, stored) => {
-                        self.samples.clear();
-                        frames.insert(seq, stored);
-                    }
-                    Record::Gone(seq) => {
-                        frames.remove(&seq);
-                    }
-                }
-            }
-        }
-        let spilled: Vec<Worth> = self
-            .outbox
-            .line(Stream::Backfill)
-            .after(0)
-            .map(|(_, item)| item.worth)
-            .collect();
-        let acked = self.outbox.line(Stream::Telemetry).acked();
-        for (seq, stored) in frames {
-            if seq > acked && !spilled.contains(&stored.item.worth) {
-                self.outbox
-                    .line_mut(Stream::Telemetry)
-                    .insert(seq, stored.item);
-                self.memory.insert((Stream::Telemetry, seq), stored);
-                self.arrived.insert(seq, Tick::default());
-                self.handed_out = self.handed_out.max(seq);
-            }
-        }
-        self.respool();
-        self.samples.clone()
-    }
-
-    fn respool(&mut self) {
-        let mut records = vec![Record::Store(self.meta.store)];
-        records.extend(
-            self.memory
-                .iter()
-                .filter(|((stream, _), _)| *stream == Stream::Telemetry)
-                .map(|((_, seq), stored)| Record::Frame(*seq, stored.clone())),
-        );
-        records.extend(self.samples.iter().cloned().map(Record::Sample));
-        if self.spool.replace(&records).is_err() {
-            self.spool_failures += 1;
-        }
-    }
-
-    fn spool(&mut self, records: &[Record]) {
-        if self.spool.append(records).is_err() {
-            self.spool_failures += 1;
-        }
-        let live = self.outbox.line(Stream::Telemetry).bytes() + self.samples_bytes();
-        // Each record has a header; a floor keeps a short file from being written
-        // anew for every frame.
-        if self.spool.bytes() > 2 * live + 64 * 1024 {
-            self.respool();
-        }
-    }
-
-    fn samples_bytes(&self) -> u64 {
-        let bytes: usize = self.samples.iter().map(Vec::len).sum();
-        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// The store's id.
@@ -415,84 +346,6 @@ impl Store {
         if incarnation > self.meta.incarnation {
             self.meta.incarnation = incarnation;
             self.urgent = true;
-        }
-    }
-
-    fn room(&self) -> Room {
-        let owed = self.ledger.open_count() + self.opening.len() + self.pending.len();
-        let fits = self
-            .outbox
-            .has_room_for_receipt(owed, self.limits.control_bytes_max);
-        if self.failing.is_none() && fits {
-            Room::Enough
-        } else {
-            Room::Full
-        }
-    }
-
-    /// Takes a command. When it is to be started, [`Settled::started`] says so
-    /// after the commit. `now` is controller time.
-    pub fn take_command(&mut self, command: Command, now: UnixMillis) {
-        if self.opening.iter().any(|(open, _)| open.id == command.id) {
-            return;
-        }
-        match self.ledger.judge(&command, now, self.room()) {
-            Verdict::Duplicate => {}
-            Verdict::Start(entry) => self.opening.push((command, entry)),
-            Verdict::Answer(entry, receipt) => self.answer(entry, &receipt),
-            Verdict::AnswerOnly(receipt) => self.answer_only(&receipt),
-        }
-    }
-
-    /// Takes the cancelling of a command. True when the command is open, and so
-    /// the executor's to stop.
-    #[must_use]
-    pub fn cancel_command(&mut self, command: CommandId, now: UnixMillis) -> bool {
-        if self.opening.iter().any(|(open, _)| open.id == command) {
-            return true;
-        }
-        match self.ledger.judge_cancel(command, now, self.room()) {
-            Verdict::Start(_) => true,
-            Verdict::Duplicate => false,
-            Verdict::Answer(entry, receipt) => {
-                self.answer(entry, &receipt);
-                false
-            }
-            Verdict::AnswerOnly(receipt) => {
-                self.answer_only(&receipt);
-                false
-            }
-        }
-    }
-
-    fn answer(&mut self, entry: ledger::Entry, receipt: &Receipt) {
-        self.ledger.insert(receipt.command, entry);
-        self.staged.push(Change::Take(receipt.command, entry));
-        self.append_control(
-            EntryKind::RECEIPT,
-            Receipt::VERSION,
-            message::encode(receipt),
-        );
-    }
-
-    /// A refusal that no disk would take: sent from memory, and gone after a crash.
-    fn answer_only(&mut self, receipt: &Receipt) {
-        let body = message::encode(receipt);
-        let Some(seq) = self.outbox.line(Stream::Control).next() else {
-            return;
-        };
-        let stored = stored(Worth::Kept, EntryKind::RECEIPT, Receipt::VERSION, body);
-        self.outbox
-            .line_mut(Stream::Control)
-            .insert(seq, stored.item);
-        self.memory.insert((Stream::Control, seq), stored);
-    }
-
-    /// Closes a command with its receipt, exactly once: a second receipt is left
-    /// out, and so is one of a command that is not open.
-    pub fn close_command(&mut self, receipt: &Receipt) {
-        if let Some(entry) = self.ledger.close(receipt.command, receipt.outcome) {
-            self.answer(entry, receipt);
         }
     }
 
@@ -586,12 +439,6 @@ impl Store {
             self.drop_entry(Stream::State, older);
         }
         self.top_up(Stream::State);
-    }
-
-    /// Keeps a sample of the frame that is being built.
-    pub fn keep_sample(&mut self, sample: Vec<u8>) {
-        self.spool(&[Record::Sample(sample.clone())]);
-        self.samples.push(sample);
     }
 
     /// Puts a finished frame into the outbox. The samples that were kept are in

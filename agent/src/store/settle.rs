@@ -3,8 +3,9 @@
 //!
 //! **Invariant:** entries of the streams on disk get their numbers in the commit
 //! that writes them, so what fails leaves no number used. Receipts and the ledger
-//! are kept and written again later; a command whose entry could not be written is
-//! refused; a spill is planned anew.
+//! are kept and written again later, when the disk is full into what was reserved for
+//! them; a command whose entry could not be written is refused; a spill is planned
+//! anew.
 
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const LAZY_COUNT_MAX: usize = 512;
 /// A disk that failed is tried again after this.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
+/// What was promised does not fit into a reserve, or needs none.
+pub(super) struct NoReserve;
+
 impl Store {
     /// Makes durable what must be, and does what is due: spilling, shedding,
     /// trying a disk again that failed. `link_up` says whether frames flow;
@@ -37,6 +41,12 @@ impl Store {
         let mut settled = Settled::default();
         if let Some((_, at)) = self.failing {
             let again = now.since(at) >= RETRY_EVERY;
+            // A commit that nobody waits for would only wear the flash.
+            if again && self.lacks_reserve && !self.owes() && !self.disk.reserve() {
+                self.failing = Some((ErrorCode::StoreFull, now));
+                self.shed_memory();
+                return settled;
+            }
             let loaded = again.then(|| self.disk.load());
             if let Some(Err(error)) = &loaded {
                 self.fail(error, now);
@@ -48,7 +58,8 @@ impl Store {
             }
             self.urgent = true;
         }
-        if self.spill_is_due(link_up, now) {
+        // A disk that failed takes what was promised first.
+        if self.failing.is_none() && self.spill_is_due(link_up, now) {
             self.plan_spill();
         }
         if self.is_due(now) {
@@ -58,12 +69,14 @@ impl Store {
                 Ok(()) => {
                     settled.wrote = true;
                     settled.deployments = std::mem::take(&mut self.deployments_moved);
-                    settled.healed = self.failing.take().is_some();
+                    settled.healed = self.heal(now);
                     for (command, entry) in std::mem::take(&mut self.opening) {
                         self.ledger.insert(command.id, entry);
                         settled.started.push(command);
                     }
-                    if let Err(error) = self.shed_disk(on_disk) {
+                    if self.failing.is_none()
+                        && let Err(error) = self.shed_disk(on_disk)
+                    {
                         self.fail(&error, now);
                         settled.failed = Some(error);
                     }
@@ -71,6 +84,7 @@ impl Store {
                 Err(error) => {
                     self.fail(&error, now);
                     self.refuse_opening(controller);
+                    settled.wrote = self.write_into_reserve(&error).is_ok();
                     settled.failed = Some(error);
                 }
             }
@@ -113,6 +127,22 @@ impl Store {
 
     pub(super) fn fail(&mut self, error: &DiskError, now: Tick) {
         self.failing = Some((error.code(), now));
+        self.lacks_reserve = false;
+    }
+
+    /// Sets space aside for what will be promised; while there is too little,
+    /// nothing is.
+    pub(super) fn keep_reserve(&mut self, now: Tick) {
+        self.lacks_reserve = !self.disk.reserve();
+        if self.lacks_reserve {
+            self.failing = Some((ErrorCode::StoreFull, now));
+        }
+    }
+
+    /// Whether receipts or events wait for the disk.
+    fn owes(&self) -> bool {
+        let receipt = |change: &Change| matches!(change, Change::Take(..));
+        !self.pending.is_empty() || self.staged.iter().any(receipt)
     }
 
     fn forget(&mut self, controller: UnixMillis) {
@@ -134,6 +164,28 @@ impl Store {
                 self.answer_only(&receipt);
             }
         }
+    }
+
+    /// The disk works: true when it failed before, and has room for what will be
+    /// promised.
+    fn heal(&mut self, now: Tick) -> bool {
+        let failed = self.failing.take().is_some();
+        if failed {
+            self.keep_reserve(now);
+        }
+        failed && self.failing.is_none()
+    }
+
+    /// The disk was full for a commit: what was promised goes into the space that
+    /// was set aside for it.
+    pub(super) fn write_into_reserve(&mut self, full: &DiskError) -> Result<(), NoReserve> {
+        let is_full = matches!(full, DiskError::Full { .. });
+        if !(is_full && self.owes() && self.disk.spend_reserve()) {
+            return Err(NoReserve);
+        }
+        let written = self.disk.load().and_then(|_| self.write());
+        self.lacks_reserve = written.is_ok();
+        written.map_err(|_| NoReserve)
     }
 
     /// Commits everything that waits for the disk.

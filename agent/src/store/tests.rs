@@ -5,7 +5,7 @@ mod disk_faults;
 
 use std::path::Path;
 
-use protocol::command::{Action, Outcome};
+use protocol::command::{Action, Outcome, Receipt};
 use protocol::session::BootId;
 use protocol::state::{Facts, StateValue};
 

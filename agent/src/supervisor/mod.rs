@@ -25,7 +25,7 @@ pub use reload::{PasswordError, password as proxy_password};
 use crate::exit::Exit;
 
 /// How long an ordered shutdown may take before what is left is abandoned: running
-/// commands get 4 s to end, the rest is quick. systemd's default is 90 s.
+/// commands get 6 s to end, the rest is quick. systemd's default is 90 s.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// Starts a task that its caller joins. The one place that calls `tokio::spawn`.

@@ -30,6 +30,10 @@ use crate::uplink;
 /// Changes closer together than this make one document.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// A forged message is a problem for this long. Long enough that whoever looks
+/// after an alert still sees it, and a broker that was put right is soon forgiven.
+const FORGED_SHOWN: Duration = Duration::from_secs(600);
+
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 pub(super) struct Context {
@@ -177,6 +181,12 @@ impl Context {
                 failing: node.store.failing.map(|code| code.text().to_owned()),
                 ..DiskStatus::default()
             },
+            refused: node
+                .dropped
+                .by_code
+                .iter()
+                .map(|(code, count)| (code.text().to_owned(), *count))
+                .collect(),
             problems: problems(&node, &uplink, expires, self.clock.controller_now()),
         }
     }
@@ -267,6 +277,12 @@ fn problems(
         note(
             ErrorCode::NodeClockOff,
             format!("the node's clock is off by {} ms", -offset.ms),
+        );
+    }
+    if node.forged_ago.is_some_and(|ago| ago < FORGED_SHOWN) {
+        note(
+            ErrorCode::EnvelopeBadSignature,
+            "the broker carries messages that the controller did not sign".to_owned(),
         );
     }
     if node.store.spool_failures > 0 {

@@ -4,6 +4,8 @@
 //! flight (the default table takes 14 MB), no topic aliases, QoS 1.
 
 use std::collections::BTreeSet;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +13,11 @@ use protocol::id::{FleetId, NodeId};
 use protocol::limits::PACKET_BYTES_MAX;
 use rumqttc::{
     AsyncClient, ConnectionError, EventLoop, Incoming, IncomingPacketSizeLimit, MqttOptions,
-    OptionError, PubAckReason, PublishOptions, QoS, SessionMode, SubscribeFilter,
+    OptionError, PubAckReason, PublishOptions, QoS, SessionMode, StateError, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use rumqttc::{Broker as MqttBroker, Proxy as MqttProxy, ProxyAuth, ProxyType};
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -53,6 +55,17 @@ pub(super) enum Event {
     },
     /// It is over.
     Ended(String),
+    /// It is over, because one end did not believe the other's certificate.
+    Distrusted(String, Distrust),
+}
+
+/// Whose certificate is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Distrust {
+    /// The broker's, by us.
+    OfBroker,
+    /// Ours, by the broker.
+    OfNode,
 }
 
 /// One connection.
@@ -122,7 +135,7 @@ impl Connection {
         if self.client.try_disconnect_with_timeout(most).is_ok() {
             // The event loop ends by itself once the packet is out.
             let ended = tokio::time::timeout(most, async {
-                while !matches!(self.next().await, Event::Ended(_)) {}
+                while !matches!(self.next().await, Event::Ended(_) | Event::Distrusted(..)) {}
             });
             if ended.await.is_err() {
                 tracing::debug!("the broker did not read our goodbye");
@@ -208,7 +221,11 @@ async fn poll(
             Ok(event) => event,
             Err(error) => {
                 let reason = explain(&error);
-                drop(events.send(Event::Ended(reason)).await);
+                let over = match distrust(&error) {
+                    Some(distrust) => Event::Distrusted(reason, distrust),
+                    None => Event::Ended(reason),
+                };
+                drop(events.send(over).await);
                 return;
             }
         };
@@ -286,6 +303,49 @@ fn incoming(
         | Incoming::Unsubscribe(_)
         | Incoming::UnsubAck(_) => None,
     }
+}
+
+/// Whether a certificate is what an error is about, and whose.
+fn distrust(error: &(dyn Error + 'static)) -> Option<Distrust> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return distrust_of(tls);
+        }
+        // Two of the errors on the way do not name what they wrap as their source.
+        let wrapped: Option<&(dyn Error + 'static)> =
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                error.get_ref().map(|wrapped| wrapped as _)
+            } else if let Some(StateError::Deserialization(wrapped)) = error.downcast_ref() {
+                Some(wrapped)
+            } else {
+                None
+            };
+        if let Some(found) = wrapped.and_then(distrust) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn distrust_of(error: &rustls::Error) -> Option<Distrust> {
+    if let rustls::Error::InvalidCertificate(_) = error {
+        return Some(Distrust::OfBroker);
+    }
+    let rustls::Error::AlertReceived(alert) = error else {
+        return None;
+    };
+    [
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::DecryptError,
+        AlertDescription::UnknownCA,
+        AlertDescription::UnsupportedCertificate,
+    ]
+    .contains(alert)
+    .then_some(Distrust::OfNode)
 }
 
 /// The client's errors name their causes in their own text.

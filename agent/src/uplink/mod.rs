@@ -28,7 +28,7 @@ use crate::config::{Broker, Proxy};
 use crate::domain::backoff::Backoff;
 use crate::node::Input;
 use crate::node::task::{Outgoing, StoreHandle};
-use connection::{Connection, Event};
+use connection::{Connection, Distrust, Event};
 
 /// The first pause after a failed attempt.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -44,9 +44,15 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a broker may take to read our DISCONNECT.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
-/// Attempts that fail in a row before the CAs may be what is wrong, so that the
-/// trust set is fetched by HTTPS.
+/// After so many attempts that failed in a row, and after as many again, the trust
+/// set is fetched by HTTPS, whatever the failures looked like: a broker that does
+/// not believe our certificate may simply drop the connection.
 const FAILURES_BEFORE_TRUST: u32 = 5;
+
+/// At least this long between two certificates that are asked for because a broker
+/// does not believe ours: where the fault is the broker's, each would be one more
+/// record in the controller's journal, for nothing.
+const RENEW_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Where and how to connect. A change makes a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +125,8 @@ enum End {
     Stopped,
     /// Something failed.
     Failed(String),
+    /// The broker's certificate is not believed, or it does not believe ours.
+    Distrusted(String, Distrust),
     /// Where to connect has changed.
     Changed,
     /// The core wants a new one.
@@ -131,6 +139,7 @@ enum End {
 /// [`UplinkError`] when the core is gone before the agent was asked to stop.
 pub async fn run(mut context: Context) -> Result<(), UplinkError> {
     let mut turn = 0_usize;
+    let mut renewal_asked = None;
     let retry_max = context.target.borrow().retry_max;
     let mut backoff = Backoff::new(RETRY_FIRST, retry_max, context.seed);
     loop {
@@ -156,24 +165,44 @@ pub async fn run(mut context: Context) -> Result<(), UplinkError> {
             }
             End::Failed(reason) => {
                 turn = turn.wrapping_add(1);
-                let pause = backoff.fail();
-                tracing::warn!(reason, ?pause, "no connection to the broker");
-                context.state.send_modify(|state| {
-                    state.failures = backoff.failures();
-                    state.last_error = Some(reason);
-                });
-                if backoff.failures() == FAILURES_BEFORE_TRUST {
+                let pause = failed(&context, &mut backoff, reason);
+                if backoff.failures().is_multiple_of(FAILURES_BEFORE_TRUST) {
                     context.nudges.fetch_trust.notify_one();
                 }
                 pause
+            }
+            End::Distrusted(reason, distrust) => {
+                turn = turn.wrapping_add(1);
+                // The CAs may have changed while the node was away.
+                context.nudges.fetch_trust.notify_one();
+                let now = context.clock.tick();
+                let is_asked = renewal_asked.is_some_and(|at| now.since(at) < RENEW_PAUSE);
+                if distrust == Distrust::OfNode && !is_asked {
+                    renewal_asked = Some(now);
+                    context.nudges.renew.notify_one();
+                }
+                failed(&context, &mut backoff, reason)
             }
         };
         tokio::select! {
             () = context.stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
             changed = context.target.changed() => changed.map_err(|_| UplinkError)?,
+            // Another certificate or other CAs: perhaps what was wrong.
+            Ok(()) = context.tls.changed() => {}
         }
     }
+}
+
+/// Notes a failure; how long to wait.
+fn failed(context: &Context, backoff: &mut Backoff, reason: String) -> Duration {
+    let pause = backoff.fail();
+    tracing::warn!(reason, ?pause, "no connection to the broker");
+    context.state.send_modify(|state| {
+        state.failures = backoff.failures();
+        state.last_error = Some(reason);
+    });
+    pause
 }
 
 /// One connection, from its first packet to its last.
@@ -190,7 +219,7 @@ async fn connected(
         Topic::Down(context.node).print(context.fleet),
         Topic::All.print(context.fleet),
     ];
-    let tls = Arc::clone(&context.tls.borrow());
+    let tls = Arc::clone(&context.tls.borrow_and_update());
     let mut connection = match Connection::open(context.node, target, broker, tls, topics) {
         Ok(connection) => connection,
         Err(error) => return Ok(End::Failed(error.to_string())),
@@ -252,6 +281,9 @@ async fn carry(context: &mut Context, connection: &mut Connection) -> Result<End
                     tell(context, Input::Message { topic, bytes }).await?;
                 }
                 Event::Ended(reason) => return Ok(End::Failed(reason)),
+                Event::Distrusted(reason, distrust) => {
+                    return Ok(End::Distrusted(reason, distrust));
+                }
             }
         }
     }

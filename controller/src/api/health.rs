@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +21,16 @@ pub const STALL_MAX: Duration = Duration::from_secs(10);
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// Asks a part how it is: nothing when well, else what is wrong.
-pub type Probe = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type Probe = Box<dyn Fn() -> Result<(), Unwell> + Send + Sync>;
+
+/// What is wrong with a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwell {
+    /// The stable code.
+    pub code: ErrorCode,
+    /// For a person.
+    pub detail: String,
+}
 
 /// The state of the parts.
 pub struct Health {
@@ -36,6 +46,9 @@ pub struct Part {
     pub name: String,
     /// Whether it is well.
     pub ok: bool,
+    /// The code of what is wrong, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// What is wrong, if anything.
     pub detail: String,
 }
@@ -87,13 +100,21 @@ impl Health {
     /// Asks every part.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let runtime = ("runtime", self.alive());
+        let alive = self.alive().map_err(|detail| Unwell {
+            code: ErrorCode::Internal,
+            detail,
+        });
+        let runtime = ("runtime", alive);
         let parts: Vec<Part> = std::iter::once(runtime)
             .chain(self.probes.iter().map(|(name, probe)| (*name, probe())))
-            .map(|(name, state)| Part {
-                name: name.to_owned(),
-                ok: state.is_ok(),
-                detail: state.err().unwrap_or_default(),
+            .map(|(name, state)| {
+                let unwell = state.err();
+                Part {
+                    name: name.to_owned(),
+                    ok: unwell.is_none(),
+                    code: unwell.as_ref().map(|unwell| unwell.code.text().to_owned()),
+                    detail: unwell.map(|unwell| unwell.detail).unwrap_or_default(),
+                }
             })
             .collect();
         Readiness {
@@ -120,7 +141,15 @@ mod tests {
     fn one_sick_part_makes_the_whole_not_ready_and_says_why() {
         let health = Health::new(vec![
             ("journal", Box::new(|| Ok(()))),
-            ("broker", Box::new(|| Err("listener is gone".to_owned()))),
+            (
+                "broker",
+                Box::new(|| {
+                    Err(Unwell {
+                        code: ErrorCode::BrokerUnavailable,
+                        detail: "listener is gone".to_owned(),
+                    })
+                }),
+            ),
         ]);
         health.tick();
         let readiness = health.readiness();
@@ -128,6 +157,7 @@ mod tests {
         let sick: Vec<_> = readiness.parts.iter().filter(|part| !part.ok).collect();
         assert_eq!(sick.len(), 1);
         assert_eq!(sick[0].name, "broker");
+        assert_eq!(sick[0].code.as_deref(), Some("broker.unavailable"));
         assert_eq!(sick[0].detail, "listener is gone");
         assert!(health.alive().is_ok());
     }

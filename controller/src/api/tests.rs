@@ -477,3 +477,29 @@ async fn a_retry_with_the_same_id_makes_nothing_twice() {
 fn the_openapi_document_changes_only_on_purpose() {
     insta::assert_snapshot!("openapi", super::rest::document());
 }
+
+#[tokio::test]
+async fn a_trust_set_that_was_recorded_and_not_written_comes_before_the_next() {
+    let world = World::new("").await;
+    let pki = world.ca_file.with_file_name("pki");
+    let rotate = |change: &str| {
+        let body = json!({ "change": change });
+        world.ask(Method::POST, "/api/v1/trust/changes", body)
+    };
+    // A folder where the file is to be written first: the write fails.
+    let obstacle = pki.join("trust.bin.partial");
+    std::fs::create_dir(&obstacle).unwrap();
+    let (status, problem) = rotate("rotate_signing_key").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(problem["code"], "pki.invalid");
+    assert_eq!(world.controller.engine.fleet().trust().version, 2);
+    let (_, trust) = world.ask(Method::GET, "/api/v1/trust", Value::Null).await;
+    assert_eq!(trust["version"], 1, "{trust}");
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    let (status, changed) = rotate("rotate_ca").await;
+    assert_eq!(status, StatusCode::OK, "{changed}");
+    assert_eq!(changed["trust"]["version"], 3);
+    assert_eq!(changed["trust"]["keys"].as_array().map(Vec::len), Some(2));
+    assert_eq!(world.controller.engine.fleet().trust().version, 3);
+}

@@ -4,6 +4,8 @@
 //! the file of its noun. Help texts carry examples, because operators read them
 //! at three in the morning.
 
+pub mod trust;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -122,6 +124,9 @@ pub enum Command {
     /// Who may do what: roles, principals, grants, keys
     #[command(subcommand)]
     Access(Access),
+    /// Whom nodes believe: keys and CAs, and their rotation
+    #[command(subcommand)]
+    Trust(trust::Trust),
     /// The audit trail: tail, export, verify
     #[command(subcommand)]
     Audit(Audit),
@@ -641,14 +646,14 @@ pub enum Audit {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Check an export with the controller's public key alone, offline
+    /// Check an export with one public key alone, offline
     #[command(
         after_help = "Example:\n  flotilla audit verify trail.flj --key controller.pub\n\nWithout --key the key that `export` wrote beside the file is used."
     )]
     Verify {
         /// The export
         file: PathBuf,
-        /// The controller's public key: 64 hex digits, or a file that holds them
+        /// A public key of the controller's or of the fleet's root: 64 hex digits, or a file that holds them
         #[arg(long)]
         key: Option<String>,
     },

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use protocol::time::millis;
+use tokio::time::Instant;
 
 use crate::cli::Session;
 use crate::cli::args::{Format, Metrics};
@@ -18,6 +19,13 @@ use crate::serve::signal::Signals;
 
 /// Points that a sparkline has at most.
 const WIDTH_MAX: u64 = 60;
+
+/// How long a person waits for the values of a node that has just joined: it
+/// measures every ten seconds, and sends its first samples at once.
+const FIRST_VALUES_MAX: Duration = Duration::from_secs(15);
+
+/// Between two looks for them.
+const FIRST_VALUES_PAUSE: Duration = Duration::from_secs(1);
 
 /// The finest step that a query asks for: nodes sample every ten seconds.
 const STEP_MIN: Duration = Duration::from_secs(10);
@@ -67,14 +75,34 @@ pub(super) async fn run(session: &mut Session, asked: Metrics) -> Result<Exit, C
             Ok(Exit::Ok)
         }
         None => {
-            let values: LastValues = session
-                .client
-                .get(&format!("/nodes/{node}/series/last"))
-                .await?;
+            let path = format!("/nodes/{node}/series/last");
+            let Session { client, print } = session;
+            let ask = async || client.get::<LastValues>(&path).await;
+            let values = if print.format == Format::Table && print.is_terminal() {
+                first_values(ask).await?
+            } else {
+                ask().await?
+            };
             session.print.show(&values, last)?;
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Asks until there are values, or it has waited long enough.
+async fn first_values(
+    ask: impl AsyncFn() -> Result<LastValues, CliFailure>,
+) -> Result<LastValues, CliFailure> {
+    let deadline = Instant::now() + FIRST_VALUES_MAX;
+    let mut values = ask().await?;
+    if values.values.is_empty() {
+        super::note("No values yet; waiting for the first ones. Ctrl-C ends it.");
+    }
+    while values.values.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(FIRST_VALUES_PAUSE).await;
+        values = ask().await?;
+    }
+    Ok(values)
 }
 
 async fn live(session: &mut Session, node: &str) -> Result<Exit, CliFailure> {
@@ -117,7 +145,7 @@ fn last(print: &mut Printer, values: &LastValues) -> Result<(), CliFailure> {
     }
     print.print(
         table,
-        "No values yet: the first frame comes within a minute.",
+        "No values yet: a node sends its first within ten seconds of its start.",
     )
 }
 
@@ -173,4 +201,45 @@ fn over_time(print: &mut Printer, answer: &SeriesAnswer) -> Result<(), CliFailur
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use protocol::id::NodeId;
+
+    use super::*;
+    use crate::operation::view::series::ValueView;
+
+    /// Asks a node that has values from the `empty`th answer on, and says how
+    /// many came and after how long.
+    async fn ask(empty: usize) -> (usize, Duration) {
+        let asked = Cell::new(0);
+        let answer = async || {
+            asked.set(asked.get() + 1);
+            let value = ValueView {
+                series: "load.1m".to_owned(),
+                of: String::new(),
+                unit: String::new(),
+                value: 1.0,
+                at: Stamp(protocol::time::UnixMillis(0)),
+            };
+            Ok(LastValues {
+                node: NodeId::NIL,
+                name: "web-1".to_owned(),
+                values: vec![value; usize::from(asked.get() > empty)],
+            })
+        };
+        let before = Instant::now();
+        let values = first_values(answer).await.unwrap();
+        (values.values.len(), before.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_values_are_waited_for_and_not_for_ever() {
+        assert_eq!(ask(0).await, (1, Duration::ZERO));
+        assert_eq!(ask(4).await, (1, FIRST_VALUES_PAUSE * 4));
+        assert_eq!(ask(usize::MAX).await, (0, FIRST_VALUES_MAX));
+    }
 }

@@ -20,6 +20,7 @@ mod metrics;
 mod node;
 mod support;
 mod token;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -79,8 +80,14 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         Command::Audit(args::Audit::Verify { file, key }) => {
             return audit::verify(&mut print, &file, key.as_deref());
         }
+        Command::Trust(args::trust::Trust::Sign {
+            root_key,
+            request,
+            to,
+        }) => return trust::sign(&mut print, &root_key, &request, &to),
         Command::Node(_)
         | Command::Token(_)
+        | Command::Trust(_)
         | Command::Ping(_)
         | Command::Run(_)
         | Command::Service(_)
@@ -106,6 +113,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
     match command {
         Command::Node(command) => node::run(session, command).await,
         Command::Token(command) => token::run(session, command).await,
+        Command::Trust(command) => trust::run(session, command).await,
         Command::Ping(asked) => command::ping(session, asked).await,
         Command::Run(asked) => command::run(session, asked).await,
         Command::Service(asked) => command::service(session, asked).await,

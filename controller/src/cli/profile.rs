@@ -218,6 +218,18 @@ mod tests {
         };
         assert_eq!(failure.exit, Exit::Config);
         assert!(failure.message.contains("none.toml"), "{failure}");
+        // A file that was asked for by name is another matter than none at all.
+        assert_eq!(failure.code, None);
+
+        let path = dir.path().join("empty.toml");
+        std::fs::write(&path, "").unwrap();
+        for (api, what) in [(None, "controller"), (Some("https://x"), "API key")] {
+            let Err(failure) = connection(&global(Some(path.clone()), api), None) else {
+                panic!("a connection without its {what}")
+            };
+            assert_eq!(failure.code.as_deref(), Some("profile.missing"));
+            assert!(failure.message.contains(what), "{failure}");
+        }
 
         let path = dir.path().join("profile.toml");
         std::fs::write(&path, "api = 'http://x'\nkey = 'k'").unwrap();

@@ -79,6 +79,7 @@ fn read(r: &mut Reader<'_>) -> Config {
             90 * DAY,
             SECOND..=3650 * DAY,
         ),
+        rotation_overlap: r.duration("pki.rotation_overlap", 7 * DAY, SECOND..=365 * DAY),
     };
     let journal = JournalConfig {
         checkpoint_every: r.integer("journal.checkpoint_every", 1024, 1..=1_000_000),

@@ -122,6 +122,8 @@ pub struct PkiConfig {
     pub node_certificate_life: Duration,
     /// Life of the controller's server certificate; it renews at two thirds.
     pub server_certificate_life: Duration,
+    /// How long the next signing key or CA is announced before it takes over.
+    pub rotation_overlap: Duration,
 }
 
 /// The event store.

@@ -120,7 +120,7 @@ pub fn decide(
         Operation::SuspectIdentity(asked) => fleet::manage::suspect(fleet, asked),
         Operation::ResolveIdentity(asked) => fleet::manage::resolve(fleet, asked),
         Operation::RaiseIncarnation(asked) => fleet::trust::raise(fleet, asked),
-        Operation::PublishTrust(asked) => fleet::trust::publish(fleet, asked),
+        Operation::PublishTrust(asked) => fleet::trust::publish(fleet, asked, at.now),
         Operation::CreatePrincipal(asked) => manage::create_principal(access, asked, at),
         Operation::DisablePrincipal(asked) => manage::disable_principal(access, asked, at),
         Operation::EnablePrincipal(asked) => manage::enable_principal(access, asked),

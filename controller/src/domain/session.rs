@@ -27,10 +27,12 @@ use protocol::down::{Down, DownBody};
 use protocol::id::StoreId;
 use protocol::label::Labels;
 use protocol::limits::{CLOCK_OFFSET_MAX, CREDIT_BYTES_INITIAL, DOWN_WINDOW_MAX, LINK_PROVEN_MAX};
+use protocol::message;
 use protocol::replay::ReplayWindow;
 use protocol::session::{Acks, BootId, Heartbeat, Hello, Nonce, Welcome};
 use protocol::stream::{Entry, Stream, StreamAck, Upload};
 use protocol::time::UnixMillis;
+use protocol::trust::TrustSet;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::fleet::node::Doubt;
@@ -178,6 +180,17 @@ impl Order {
         match self {
             Self::Command(command) => DownBody::Command(command.as_ref().clone()),
             Self::Other(body) => body.clone(),
+        }
+    }
+
+    /// The version of the trust set that it carries; none when it carries none.
+    fn trust_version(&self) -> Option<u64> {
+        if let Self::Other(DownBody::Trust(signed)) = self {
+            message::decode_exactly::<TrustSet>(&signed.bytes)
+                .ok()
+                .map(|set| set.version)
+        } else {
+            None
         }
     }
 }
@@ -488,7 +501,11 @@ impl NodeLink {
             .front()
             .is_some_and(|sent| sent.number <= live.down_seen)
         {
-            live.unconfirmed.pop_front();
+            if let Some(sent) = live.unconfirmed.pop_front()
+                && let Some(version) = sent.order.trust_version()
+            {
+                live.trust_version = live.trust_version.max(version);
+            }
         }
         let nonce = live.nonce;
         Some(
@@ -649,6 +666,19 @@ impl NodeLink {
             at: now,
         });
         Ok(down)
+    }
+
+    /// Whether the node is to be given a trust set of that version: it has a
+    /// session, holds an older one, and none is on its way.
+    #[must_use]
+    pub fn lacks_trust(&self, version: u64) -> bool {
+        self.live.as_ref().is_some_and(|live| {
+            live.trust_version < version
+                && !live
+                    .unconfirmed
+                    .iter()
+                    .any(|sent| sent.order.trust_version() >= Some(version))
+        })
     }
 
     /// Whether the session was welcomed under that incarnation.

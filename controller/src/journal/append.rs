@@ -7,6 +7,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use crate::domain::audit::chain::{self, Checkpoint};
 use crate::domain::audit::record::Record;
 use crate::domain::decide::Targets;
+use crate::domain::event::Event;
 use crate::journal::error::JournalError;
 use crate::journal::read::head_of;
 use crate::journal::snapshot::{self, Snapshot};
@@ -110,7 +111,10 @@ fn write_records(
         table
             .insert(head.seq, value.as_slice())
             .map_err(JournalError::storage("write a record"))?;
-        if head.seq.is_multiple_of(journal.checkpoint_every) {
+        // A trust set may announce the key that follows the one in use, which so
+        // vouches for it before it goes.
+        let announces = matches!(record.event, Event::TrustPublished(_));
+        if announces || head.seq.is_multiple_of(journal.checkpoint_every) {
             due.push((head, record.at));
         }
     }

@@ -33,7 +33,7 @@ impl Medium {
     pub(super) fn create(&self) -> Result<Database, OpenError> {
         match self {
             Self::File(path) => builder().create(path),
-            Self::Backend(open) => builder().create_with_backend(Erased(open())),
+            Self::Backend(open) => builder().create_with_backend(AnyBackend(open())),
         }
         .map_err(|error| OpenError::from_redb("created", error))
     }
@@ -56,7 +56,7 @@ impl Medium {
                 )?;
                 builder()
                     .set_check_integrity_on_open(true)
-                    .create_with_backend(Erased(backend))
+                    .create_with_backend(AnyBackend(backend))
             }
         }
         .map_err(|error| OpenError::from_redb("opened", error))
@@ -104,11 +104,12 @@ impl fmt::Debug for Medium {
     }
 }
 
-/// redb takes a backend by its type; this one stands for any.
+/// redb takes a backend by its type; this one stands for any. The intake store lies
+/// on it as well.
 #[derive(Debug)]
-struct Erased(Box<dyn StorageBackend>);
+pub(crate) struct AnyBackend(pub(crate) Box<dyn StorageBackend>);
 
-impl StorageBackend for Erased {
+impl StorageBackend for AnyBackend {
     fn len(&self) -> Result<u64, std::io::Error> {
         self.0.len()
     }

@@ -16,7 +16,7 @@
 mod append;
 pub mod error;
 mod export;
-mod medium;
+pub(crate) mod medium;
 mod open;
 mod read;
 mod shared;

@@ -1,4 +1,13 @@
-//! Checking an export with the controller's public key alone.
+//! Checking an export with one public key alone: any of the controller's, or the
+//! fleet root's.
+//!
+//! The trail says itself which keys sign it: a record of a trust set holds the
+//! controller's keys. A key is believed when it was given, when a believed key
+//! signed the chain after the record that introduced it, or when that record
+//! carries a trust set that the given root signed. So each key vouches for the
+//! next over every rotation, and back: what the last key signed covers all that
+//! was before. A signature by a key that no record introduced ends the check, and
+//! so does a trail whose end no believed key has signed.
 //!
 //! Needs no controller, no journal and no clock, and holds one line at a time.
 //! What it can find: every record follows from the one before, none is missing
@@ -7,16 +16,19 @@
 //! place of a newer one; the seal's time and number are there for the reader to
 //! compare.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read as _};
 
 use protocol::ErrorCode;
 use protocol::id::FleetId;
-use protocol::key::PublicKey;
+use protocol::key::{KeyId, PublicKey};
 use protocol::time::UnixMillis;
 use serde::Deserialize;
 
 use crate::domain::audit::chain;
 use crate::domain::digest::Digest;
+use crate::domain::fleet::event::TrustPublished;
+use crate::domain::fleet::trust::parse_signed;
 use crate::journal::export::{
     CheckpointLine, EXPORT_FORMAT, Header, RECORD_CLOSE, RECORD_MIDDLE, RECORD_OPEN, SealLine,
 };
@@ -111,8 +123,11 @@ pub enum Broken {
         /// The last record that it is about.
         seq: u64,
     },
-    /// A checkpoint or the seal names a key that was not given.
-    #[error("signature after record {seq} is by key {key}, which was not given")]
+    /// A checkpoint or the seal is by a key that was not given, and that no believed
+    /// key introduced.
+    #[error(
+        "signature after record {seq} is by key {key}, which was not given and which no believed key introduced"
+    )]
     UnknownKey {
         /// The last record that it is about.
         seq: u64,
@@ -147,8 +162,20 @@ struct Numbered {
     seq: u64,
 }
 
-/// Checks an export. `keys` are the controller's public keys that may have
-/// signed; after a rotation there are several.
+/// A record of a trust set, as far as it says who signs.
+#[derive(Deserialize)]
+struct Introduction {
+    event: IntroductionEvent,
+}
+
+#[derive(Deserialize)]
+struct IntroductionEvent {
+    #[serde(rename = "fleet.trust_published")]
+    published: Option<TrustPublished>,
+}
+
+/// Checks an export. `keys` are public keys that are believed: of the controller,
+/// of the fleet's root, or both. One is enough.
 ///
 /// # Errors
 /// [`Broken`]: the first thing that is wrong.
@@ -169,7 +196,10 @@ pub fn verify(export: impl BufRead, keys: &[PublicKey]) -> Result<Summary, Broke
         return Err(Broken::Changed { seq: header.from });
     }
     let mut walk = Walk {
-        keys,
+        given: keys,
+        introduced: BTreeMap::new(),
+        believed: keys.iter().map(|key| (key.id(), *key)).collect(),
+        unbelieved: None,
         fleet: header.fleet,
         next: header.from,
         hash: header.previous,
@@ -199,7 +229,13 @@ pub fn verify(export: impl BufRead, keys: &[PublicKey]) -> Result<Summary, Broke
 }
 
 struct Walk<'a> {
-    keys: &'a [PublicKey],
+    given: &'a [PublicKey],
+    /// Keys of records of trust sets that no believed key has signed so far.
+    introduced: BTreeMap<KeyId, PublicKey>,
+    believed: BTreeMap<KeyId, PublicKey>,
+    /// The first signature since the last one by a believed key: the record, and
+    /// whose it is.
+    unbelieved: Option<(u64, KeyId)>,
     fleet: FleetId,
     /// The number that the next record must have.
     next: u64,
@@ -226,24 +262,60 @@ impl Walk<'_> {
         }
         self.hash = claimed;
         self.next = seq + 1;
+        self.introduce(record);
         Ok(())
+    }
+
+    /// Notes the keys of a record of a trust set.
+    fn introduce(&mut self, record: &[u8]) {
+        let read = serde_json::from_slice::<Introduction>(record);
+        let Some(published) = read.ok().and_then(|read| read.event.published) else {
+            return;
+        };
+        let keys = published.controller_keys.iter().map(|key| (key.id(), *key));
+        self.introduced.extend(keys);
+        let by_root = parse_signed(&published.signed).and_then(|signed| {
+            self.given
+                .iter()
+                .find_map(|root| signed.verify(root, self.fleet, 0).ok())
+        });
+        if let Some(set) = by_root {
+            for key in &set.controller_keys {
+                self.believed.entry(key.id()).or_insert(*key);
+            }
+        }
+    }
+
+    /// Takes a signature that holds: a believed key's covers every record so far,
+    /// and with them the keys that they introduce.
+    fn count_signature(&mut self, key: KeyId) {
+        if self.believed.contains_key(&key) {
+            for (id, key) in std::mem::take(&mut self.introduced) {
+                // An id that is believed keeps its key.
+                self.believed.entry(id).or_insert(key);
+            }
+            self.unbelieved = None;
+        } else if self.unbelieved.is_none() {
+            self.unbelieved = Some((self.next - 1, key));
+        }
     }
 
     fn checkpoint(&mut self, checkpoint: &chain::Checkpoint) -> Result<(), Broken> {
         let last = self.next - 1;
         let key = self.key(checkpoint.key)?;
         let fits = checkpoint.seq == last && checkpoint.hash == self.hash;
-        if !fits || !checkpoint.is_signed_by(key, self.fleet) {
+        if !fits || !checkpoint.is_signed_by(&key, self.fleet) {
             return Err(Broken::Signature { seq: last });
         }
+        self.count_signature(checkpoint.key);
         self.checkpoints += 1;
         Ok(())
     }
 
-    fn seal(&self, seal: &chain::Seal, header: &Header) -> Result<(), Broken> {
+    fn seal(&mut self, seal: &chain::Seal, header: &Header) -> Result<(), Broken> {
         let last = self.next - 1;
         let key = self.key(seal.key)?;
-        if !seal.is_signed_by(key, self.fleet, &header.previous) || seal.from != header.from {
+        if !seal.is_signed_by(&key, self.fleet, &header.previous) || seal.from != header.from {
             return Err(Broken::Signature { seq: last });
         }
         if seal.seq > last {
@@ -252,13 +324,21 @@ impl Walk<'_> {
         if seal.seq < last || seal.hash != self.hash {
             return Err(Broken::Signature { seq: last });
         }
-        Ok(())
+        self.count_signature(seal.key);
+        match self.unbelieved {
+            None => Ok(()),
+            Some((seq, key)) => Err(Broken::UnknownKey {
+                seq,
+                key: key.to_string(),
+            }),
+        }
     }
 
-    fn key(&self, id: protocol::key::KeyId) -> Result<&PublicKey, Broken> {
-        self.keys
-            .iter()
-            .find(|key| key.id() == id)
+    fn key(&self, id: KeyId) -> Result<PublicKey, Broken> {
+        self.believed
+            .get(&id)
+            .or_else(|| self.introduced.get(&id))
+            .copied()
             .ok_or_else(|| Broken::UnknownKey {
                 seq: self.next - 1,
                 key: id.to_string(),

@@ -91,7 +91,7 @@ impl Operations {
     pub fn audit_key(&self, who: &Who) -> Result<AuditKey, Failure> {
         let fleet = self.engine.fleet();
         self.may(who, &fleet, ("audit", "read"), &[])?;
-        let current = (self.about.signing)();
+        let current = self.about.pki.signing().borrow().public();
         let mut keys = fleet.trust().controller_keys.clone();
         keys.insert(current);
         Ok(AuditKey {
@@ -183,7 +183,16 @@ fn is_noise(name: &str, value: &Value) -> bool {
         Value::Bool(_) | Value::Number(_) => false,
     };
     is_empty
-        || ["secret", "digest", "merkle_root", "controller_keys"].contains(&name)
+        || [
+            "secret",
+            "digest",
+            "merkle_root",
+            "controller_keys",
+            "authorities",
+            "authority",
+            "signed",
+        ]
+        .contains(&name)
         || name.ends_with("_digest")
 }
 

@@ -19,12 +19,12 @@ mod node;
 mod series;
 mod system;
 mod token;
+mod trust;
 
 use std::sync::Arc;
 
 use protocol::ErrorCode;
 use protocol::id::{ApiKeyId, NodeId, PrincipalId, RequestId};
-use protocol::key::PublicKey;
 use protocol::selector::Selector;
 use protocol::time::UnixMillis;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -39,6 +39,7 @@ use crate::domain::fleet::Fleet;
 use crate::domain::fleet::node::Node;
 use crate::domain::operation::Operation;
 use crate::engine::{Applied, Engine};
+use crate::pki::Pki;
 use crate::series::Series;
 use crate::telemetry::log::RecentLog;
 use crate::uplink::Uplink;
@@ -74,16 +75,16 @@ pub struct Operations {
     series: Series,
     about: About,
     random: SystemRandom,
+    /// Held while the trust set changes: one change at a time.
+    trusting: tokio::sync::Mutex<()>,
 }
 
 /// What is known of this controller from its start on.
 pub struct About {
     /// `host:port` that join tokens carry.
     pub address: String,
-    /// SHA-256 of the fleet CA.
-    pub authority: [u8; 32],
-    /// The key that signs now.
-    pub signing: Box<dyn Fn() -> PublicKey + Send + Sync>,
+    /// The fleet's keys.
+    pub pki: Pki,
     /// The configuration, for the support bundle. Holds no secrets.
     pub configuration: String,
     /// When this process started.
@@ -102,6 +103,7 @@ impl Operations {
             series,
             about,
             random: SystemRandom::new(),
+            trusting: tokio::sync::Mutex::new(()),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::broker::PipeCounts;
 use crate::engine::EngineStats;
 use crate::operation::failure::Failure;
 use crate::series::SeriesStats;
-use crate::telemetry::{Gauges, PartKind, PartMetric};
+use crate::telemetry::{CodedMetric, Gauges, PartKind, PartMetric};
 use crate::uplink::Link;
 use crate::uplink::desk::DeskStats;
 
@@ -89,6 +89,18 @@ impl Operations {
             commands_open: fleet.commands().open().count() as u64,
             journal_sequence: fleet.seq(),
             healthy: Vec::new(),
+            coded: vec![
+                CodedMetric {
+                    name: "uplink_refused",
+                    help: "Messages from nodes that were not taken, by code",
+                    values: uplink.desk.refused,
+                },
+                CodedMetric {
+                    name: "uplink_rejected",
+                    help: "Messages to nodes that they did not take, by their code",
+                    values: uplink.desk.rejected,
+                },
+            ],
             parts: self.parts(),
         }
     }
@@ -139,7 +151,6 @@ fn engine_parts(engine: &EngineStats) -> Vec<PartMetric> {
 }
 
 fn desk_parts(desk: &DeskStats) -> Vec<PartMetric> {
-    let refused = desk.refused.values().sum();
     vec![
         counter("uplink_envelopes", "Envelopes taken from nodes", desk.taken),
         counter(
@@ -153,11 +164,6 @@ fn desk_parts(desk: &DeskStats) -> Vec<PartMetric> {
             desk.duplicates,
         ),
         counter(
-            "uplink_gaps",
-            "Uploads dropped because one before them is missing",
-            desk.gaps,
-        ),
-        counter(
             "uplink_quarantined",
             "Stream entries that could not be decoded",
             desk.quarantined,
@@ -167,8 +173,6 @@ fn desk_parts(desk: &DeskStats) -> Vec<PartMetric> {
             "Entries acknowledged before a restore that are not here",
             desk.lost,
         ),
-        counter("uplink_replayed", "Envelopes heard before", desk.replayed),
-        counter("uplink_refused", "Messages refused", refused),
         counter(
             "uplink_commit_failures",
             "Batches that could not be made durable",

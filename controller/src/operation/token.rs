@@ -61,7 +61,7 @@ impl Operations {
             .ok_or_else(|| unexpected(&applied.events))?;
         let text = JoinToken {
             address: self.about.address.clone(),
-            authority: self.about.authority,
+            authority: self.about.pki.authority_fingerprint(),
             id,
             secret,
         };

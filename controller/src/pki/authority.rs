@@ -1,5 +1,14 @@
 //! The fleet CA: an ECDSA P-256 key that signs the server's and the nodes'
 //! certificates.
+//!
+//! In a rotation the next CA waits beside the one in use. The one in use vouches
+//! for it by a certificate of its own, the link: who knows nothing but the older
+//! CA then follows the server's chain through the link. A CA's file holds its
+//! certificate first and its links after it, newest first.
+//!
+//! The next CA takes over in three writes: its key, its certificates, and the
+//! removal of the waiting files. Where the keys are equal and the files are still
+//! there, the next start does the rest.
 
 use std::time::Duration;
 
@@ -12,7 +21,6 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SerialNumber, date_time_ymd,
 };
-use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -23,6 +31,12 @@ use super::{PkiConfig, PkiError};
 
 const CERTIFICATE: &str = "ca.pem";
 const KEY: &str = "ca.key";
+const NEXT_CERTIFICATE: &str = "ca.next.pem";
+const NEXT_KEY: &str = "ca.next.key";
+
+/// CAs below a CA on the way to a certificate: as many links as there can be
+/// older CAs in a trust set.
+const LINKS_MAX: u8 = 2;
 
 /// Life of the CA: longer than any fleet's hardware. It is replaced by rotation,
 /// not by expiry.
@@ -41,6 +55,8 @@ pub struct IssuedCertificate {
     pub serial: String,
     /// When it expires.
     pub expires_at: UnixMillis,
+    /// SHA-256 of the CA that issued it, its certificate in DER.
+    pub authority: [u8; 32],
 }
 
 /// A signing request that is refused.
@@ -87,6 +103,7 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
     pem: String,
+    links: Vec<CertificateDer<'static>>,
 }
 
 /// A certificate and its key, for ourselves.
@@ -96,7 +113,8 @@ pub(super) struct OwnCertificate {
 }
 
 impl Authority {
-    /// Reads the CA, or makes it when neither of its files exists.
+    /// Reads the CA, or makes it when neither of its files exists. A takeover that
+    /// was interrupted is brought to its end.
     pub(super) fn open(
         files: &KeyDirectory,
         fleet: FleetId,
@@ -105,16 +123,89 @@ impl Authority {
         if files.read(CERTIFICATE)?.is_none() && files.read("trust.bin")?.is_none() {
             // The certificate is written last: a crash in between starts anew,
             // and nothing was issued yet.
-            make(files, fleet, now)?;
+            make_first(files, fleet, now)?;
         }
-        let pem = files.require_text(CERTIFICATE)?;
-        let der = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| files.damaged(CERTIFICATE, error))?;
-        let key = KeyPair::from_pem(&files.require_text(KEY)?)
-            .map_err(|error| files.damaged(KEY, error))?;
-        let parsed = certificate::parse(&der).map_err(|error| files.damaged(CERTIFICATE, error))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
-            return Err(files.damaged(KEY, "it is not the certificate's key"));
+        let key = files.read(KEY)?;
+        if key.is_some() && files.read(NEXT_KEY)? == key {
+            finish_takeover(files)?;
+        }
+        Self::read(files, fleet, CERTIFICATE, KEY)
+    }
+
+    /// The CA that waits to take over; none when there is none, or when a crash
+    /// left it half made.
+    pub(super) fn next(files: &KeyDirectory, fleet: FleetId) -> Result<Option<Self>, PkiError> {
+        if files.read(NEXT_CERTIFICATE)?.is_none() || files.read(NEXT_KEY)?.is_none() {
+            return Ok(None);
+        }
+        match Self::read(files, fleet, NEXT_CERTIFICATE, NEXT_KEY) {
+            Ok(next) => Ok(Some(next)),
+            Err(PkiError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the CA that is to follow this one, with the link from here to there.
+    pub(super) fn make_next(
+        &self,
+        files: &KeyDirectory,
+        fleet: FleetId,
+        now: UnixMillis,
+    ) -> Result<Self, PkiError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| make_error(WHAT, error))?;
+        let serial = serial().map_err(|error| make_error(WHAT, error))?;
+        let (tag, _) = serial.split_at(4);
+        // A name of its own: in lists, and for libraries that find issuers by name.
+        let name = format!("{COMMON_NAME} {}", data_encoding::HEXLOWER.encode(tag));
+        let mut params = authority_params(&name, fleet, now, &serial);
+        let certificate = params
+            .self_signed(&key)
+            .map_err(|error| make_error(WHAT, error))?;
+        params.use_authority_key_identifier_extension = true;
+        let link = params
+            .signed_by(&key, &self.issuer)
+            .map_err(|error| make_error(WHAT, error))?;
+        let older = self.links.iter().take(usize::from(LINKS_MAX) - 1);
+        let pem: String = [certificate.pem(), link.pem()]
+            .into_iter()
+            .chain(older.map(pem_of))
+            .collect();
+        // The certificates last: before them there is no next CA.
+        files.write(NEXT_KEY, key.serialize_pem().as_bytes())?;
+        files.write(NEXT_CERTIFICATE, pem.as_bytes())?;
+        Self::read(files, fleet, NEXT_CERTIFICATE, NEXT_KEY)
+    }
+
+    /// Puts the waiting CA in the place of this one.
+    pub(super) fn take_over(files: &KeyDirectory, fleet: FleetId) -> Result<Self, PkiError> {
+        files.write(KEY, &files.require(NEXT_KEY)?)?;
+        finish_takeover(files)?;
+        Self::read(files, fleet, CERTIFICATE, KEY)
+    }
+
+    fn read(
+        files: &KeyDirectory,
+        fleet: FleetId,
+        certificates: &'static str,
+        key: &'static str,
+    ) -> Result<Self, PkiError> {
+        let text = files.require_text(certificates)?;
+        let mut all = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| files.damaged(certificates, error))?;
+        if all.is_empty() {
+            return Err(files.damaged(certificates, "it holds no certificate"));
+        }
+        let links = all.split_off(1);
+        let der = all.remove(0);
+        let pem = if links.is_empty() { text } else { pem_of(&der) };
+        let pair = KeyPair::from_pem(&files.require_text(key)?)
+            .map_err(|error| files.damaged(key, error))?;
+        let parsed =
+            certificate::parse(&der).map_err(|error| files.damaged(certificates, error))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
+            return Err(files.damaged(key, "it is not the certificate's key"));
         }
         let organisation = parsed
             .subject()
@@ -124,28 +215,48 @@ impl Authority {
             .unwrap_or_default();
         if organisation != fleet.to_string() {
             return Err(PkiError::WrongFleet {
-                path: files.path_of(CERTIFICATE),
+                path: files.path_of(certificates),
                 found: organisation.to_owned(),
                 expected: fleet,
             });
         }
-        let issuer = Issuer::from_ca_cert_der(&der, key)
-            .map_err(|error| files.damaged(CERTIFICATE, error))?;
-        Ok(Self { issuer, der, pem })
+        let issuer = Issuer::from_ca_cert_der(&der, pair)
+            .map_err(|error| files.damaged(certificates, error))?;
+        Ok(Self {
+            issuer,
+            der,
+            pem,
+            links,
+        })
     }
 
     pub(super) fn pem(&self) -> &str {
         &self.pem
     }
 
-    pub(super) fn der(&self) -> &CertificateDer<'static> {
-        &self.der
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        certificate::fingerprint(&self.der)
     }
 
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, &self.der).as_ref());
-        bytes
+    /// Whether this CA issued a certificate, going by the ids of the keys.
+    pub(super) fn is_issuer_of(&self, leaf: &CertificateDer<'_>) -> bool {
+        let own = certificate::subject_key(&self.der);
+        own.is_some() && certificate::issuer_key(leaf) == own
+    }
+
+    /// The links that lead from this CA to the oldest of `trusted` from which one
+    /// leads here.
+    pub(super) fn links_from(&self, trusted: &[CertificateDer<'_>]) -> &[CertificateDer<'static>] {
+        let keys: Vec<_> = trusted.iter().map(certificate::subject_key).collect();
+        let count = self
+            .links
+            .iter()
+            .rposition(|link| {
+                let issuer = certificate::issuer_key(link);
+                issuer.is_some() && keys.contains(&issuer)
+            })
+            .map_or(0, |last| last + 1);
+        self.links.get(..count).unwrap_or_default()
     }
 
     pub(super) fn issue_node(
@@ -182,6 +293,7 @@ impl Authority {
             pem: certificate.pem(),
             serial: data_encoding::HEXLOWER.encode(&serial),
             expires_at: validity.not_after,
+            authority: self.fingerprint(),
         })
     }
 
@@ -253,20 +365,55 @@ pub(super) fn private_key(pem: &str) -> Option<PrivateKeyDer<'static>> {
         .map(PrivateKeyDer::Pkcs8)
 }
 
-fn make(files: &KeyDirectory, fleet: FleetId, now: UnixMillis) -> Result<(), PkiError> {
-    const WHAT: &str = "the fleet CA";
+const WHAT: &str = "the fleet CA";
+const COMMON_NAME: &str = "Flotilla CA";
+
+fn make_first(files: &KeyDirectory, fleet: FleetId, now: UnixMillis) -> Result<(), PkiError> {
     let key =
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| make_error(WHAT, error))?;
     let serial = serial().map_err(|error| make_error(WHAT, error))?;
-    let mut params = leaf("Flotilla CA", fleet, now, LIFE, &serial);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = false;
-    let certificate = params
+    let certificate = authority_params(COMMON_NAME, fleet, now, &serial)
         .self_signed(&key)
         .map_err(|error| make_error(WHAT, error))?;
     files.write(KEY, key.serialize_pem().as_bytes())?;
     files.write(CERTIFICATE, certificate.pem().as_bytes())
+}
+
+/// What is left to do of a takeover once the key is in place. Where the waiting
+/// certificates are gone, they are in place as well.
+fn finish_takeover(files: &KeyDirectory) -> Result<(), PkiError> {
+    if let Some(certificates) = files.read(NEXT_CERTIFICATE)? {
+        files.write(CERTIFICATE, &certificates)?;
+        files.remove(NEXT_CERTIFICATE)?;
+    }
+    files.remove(NEXT_KEY)
+}
+
+fn authority_params(
+    name: &str,
+    fleet: FleetId,
+    now: UnixMillis,
+    serial: &[u8],
+) -> CertificateParams {
+    let mut params = leaf(name, fleet, now, LIFE, serial);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(LINKS_MAX));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = false;
+    params
+}
+
+/// A certificate in PEM (RFC 7468).
+fn pem_of(der: &CertificateDer<'_>) -> String {
+    let text = data_encoding::BASE64.encode(der);
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(64)
+        .map(String::from_utf8_lossy)
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    )
 }
 
 fn leaf(

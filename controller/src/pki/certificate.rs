@@ -2,7 +2,10 @@
 
 use protocol::id::{FleetId, NodeId};
 use protocol::time::UnixMillis;
+use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Whom a node's certificate names: the node in the common name, the fleet in the
@@ -85,4 +88,42 @@ pub(super) fn parse<'a>(
     } else {
         Err(ReadCertificateError::Malformed)
     }
+}
+
+/// SHA-256 of a certificate, DER: what join tokens and people name a CA by.
+pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    bytes
+}
+
+/// The fingerprint of the certificate in a PEM text; none when there is none.
+pub(super) fn fingerprint_of_pem(pem: &str) -> Option<[u8; 32]> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .ok()
+        .map(|der| fingerprint(&der))
+}
+
+/// The id of a certificate's own key; CAs have one.
+pub(super) fn subject_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let parsed = parse(certificate).ok()?;
+    parsed.iter_extensions().find_map(|extension| {
+        if let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() {
+            Some(id.0.to_vec())
+        } else {
+            None
+        }
+    })
+}
+
+/// The id of the key that signed a certificate.
+pub(super) fn issuer_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let parsed = parse(certificate).ok()?;
+    parsed.iter_extensions().find_map(|extension| {
+        if let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() {
+            id.key_identifier.as_ref().map(|id| id.0.to_vec())
+        } else {
+            None
+        }
+    })
 }

@@ -279,7 +279,11 @@ impl Enrolment {
         let request = Digest::of("flotilla csr", &[csr.as_bytes()]);
         let same_for = SAME_FOR_MAX.min(issued.expires_at.since(now) / 10);
         let recent = self.lock().get(&node.id).cloned();
-        if let Some(recent) = recent.filter(|recent| now.since(recent.at) < same_for) {
+        // A CA that has just taken over must not be waited for.
+        let recent = recent.filter(|recent| {
+            now.since(recent.at) < same_for && recent.certificate.authority == issued.authority
+        });
+        if let Some(recent) = recent {
             return if recent.request == request {
                 Ok(recent.certificate.pem)
             } else {
@@ -292,6 +296,7 @@ impl Enrolment {
                 serial: issued.serial.clone(),
                 expires_at: issued.expires_at,
             },
+            authority: Some(Digest(issued.authority)),
         };
         self.engine
             .submit(Caller::System, None, Operation::CertifyNode(certify))

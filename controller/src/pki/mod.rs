@@ -8,9 +8,10 @@
 //! a signing request; and no private key leaves its file but into memory.
 //!
 //! The root key may be moved offline once the fleet stands: everything works
-//! without it except changes of the trust set. Renewing the server's certificate
-//! changes a `watch` value: listeners use it from the next handshake on, and no
-//! open connection is touched.
+//! without it except signing a change of the trust set, which is then done where
+//! the key is. Renewing the server's certificate changes a `watch` value, and so
+//! does a change of CAs: listeners use it from the next handshake on, and no open
+//! connection is touched.
 //!
 //! Fails at start, with the file's path, when something is missing or damaged.
 //! It is never made anew in that case: a new CA would lock out every node.
@@ -32,15 +33,17 @@ use protocol::ErrorCode;
 use protocol::id::{FleetId, NodeId};
 use protocol::key::{PublicKey, SigningKey};
 use protocol::time::UnixMillis;
-use protocol::trust::SignedTrust;
+use protocol::trust::{SignedTrust, TrustError, TrustSet};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use authority::Authority;
 pub use authority::{IssueError, IssuedCertificate};
 use files::KeyDirectory;
 use trust::Trust;
+pub use trust::{Change, Duty, Staged, TrustFacts, fingerprints, sign_offline};
+
+use crate::domain::digest::Digest;
 
 /// How often the server's certificate and a running key rotation are looked at.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(3600);
@@ -59,8 +62,8 @@ pub struct PkiConfig {
     pub server_life: Duration,
     /// Life of a node's certificate; nodes renew at two thirds.
     pub node_life: Duration,
-    /// How long an old and a new signing key overlap in a rotation, so that every
-    /// node that is not away for longer learns the new one in time.
+    /// How long the next signing key or CA is announced before it takes over, so
+    /// that every node that is not away for longer knows it in time.
     pub rotation_overlap: Duration,
 }
 
@@ -111,18 +114,57 @@ pub enum PkiError {
         reason: String,
     },
     /// The trust set cannot be changed because its key is not here.
-    #[error("{path} is not here: the fleet's root key is needed to change the trust set")]
-    RootOffline {
-        /// Where the root key would be.
-        path: PathBuf,
+    #[error("the fleet's root key is not in the controller's key directory")]
+    RootOffline,
+    /// A signed trust set is not believed.
+    #[error("{0}")]
+    Trust(TrustError),
+    /// The controller could not work under a trust set.
+    #[error("the trust set is unfit: {reason}")]
+    Unfit {
+        /// What is wrong with it.
+        reason: String,
     },
+    /// No such CA is in the trust set.
+    #[error("no CA {fingerprint} is in the trust set")]
+    UnknownAuthority {
+        /// What was asked for.
+        fingerprint: Digest,
+    },
+    /// The CA issues the certificates.
+    #[error("CA {fingerprint} issues the certificates; rotate it first")]
+    AuthorityInUse {
+        /// Which.
+        fingerprint: Digest,
+    },
+    /// The trust set holds as many CAs as it may.
+    #[error("the trust set holds as many CAs as it may; retire one first")]
+    TooManyAuthorities,
 }
 
 impl PkiError {
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
-        ErrorCode::PkiInvalid
+        match self {
+            Self::File { .. }
+            | Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::WrongFleet { .. }
+            | Self::Make { .. } => ErrorCode::PkiInvalid,
+            Self::RootOffline => ErrorCode::TrustRootOffline,
+            Self::Trust(error) => error.code(),
+            Self::Unfit { .. } => ErrorCode::TrustUnfit,
+            Self::UnknownAuthority { .. } => ErrorCode::TrustAuthorityNotFound,
+            Self::AuthorityInUse { .. } => ErrorCode::TrustInUse,
+            Self::TooManyAuthorities => ErrorCode::LimitReached,
+        }
+    }
+
+    /// Whether it lies with the key directory, not with what was asked for.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        self.code() == ErrorCode::PkiInvalid
     }
 }
 
@@ -135,7 +177,6 @@ pub struct Pki {
 struct Inner {
     config: PkiConfig,
     files: KeyDirectory,
-    authority: Authority,
     root: PublicKey,
     state: Mutex<State>,
     signing: watch::Sender<Arc<SigningKey>>,
@@ -158,6 +199,23 @@ pub struct CurrentTrust {
     pub signed: SignedTrust,
 }
 
+impl CurrentTrust {
+    /// The digest by which the journal names it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        trust::digest_of(&self.signed)
+    }
+}
+
+/// What a look at running rotations brought to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// The next signing key signs.
+    pub signing: bool,
+    /// The next CA issues.
+    pub authority: bool,
+}
+
 impl Pki {
     /// Opens the key directory, making everything in it on first start.
     ///
@@ -165,10 +223,9 @@ impl Pki {
     /// [`PkiError`], naming the file.
     pub fn open(config: PkiConfig, now: UnixMillis) -> Result<Self, PkiError> {
         let files = KeyDirectory::open(&config.directory)?;
-        let authority = Authority::open(&files, config.fleet, now)?;
-        let trust = Trust::open(&files, config.fleet, &authority, now)?;
-        let server = server::ServerIdentity::open(&files, &authority, &config, now)?;
-        let configs = server.configs(&authority)?;
+        let trust = Trust::open(&files, config.fleet, now)?;
+        let server = server::ServerIdentity::open(&files, &trust.authority, &config, now)?;
+        let configs = server.configs(&trust.authority, &trust.authorities(&files)?)?;
         let inner = Inner {
             root: trust.root,
             signing: watch::Sender::new(Arc::clone(&trust.signing)),
@@ -178,7 +235,6 @@ impl Pki {
             state: Mutex::new(State { trust, server }),
             config,
             files,
-            authority,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -191,16 +247,17 @@ impl Pki {
         self.inner.config.fleet
     }
 
-    /// The fleet CA's certificate, PEM.
+    /// The certificates of every CA in the trust set, PEM.
     #[must_use]
-    pub fn authority_pem(&self) -> &str {
-        self.inner.authority.pem()
+    pub fn authorities_pem(&self) -> String {
+        self.lock().trust.authorities_pem()
     }
 
-    /// SHA-256 of the fleet CA's certificate, DER; what join tokens pin.
+    /// SHA-256 of the certificate of the CA that issues, DER; what join tokens
+    /// pin.
     #[must_use]
     pub fn authority_fingerprint(&self) -> [u8; 32] {
-        self.inner.authority.fingerprint()
+        self.lock().trust.authority.fingerprint()
     }
 
     /// The fleet's root public key, which nodes pin.
@@ -245,7 +302,8 @@ impl Pki {
         now: UnixMillis,
     ) -> Result<IssuedCertificate, IssueError> {
         let life = self.inner.config.node_life;
-        self.inner
+        self.lock()
+            .trust
             .authority
             .issue_node(csr_pem, self.fleet(), node, now, life)
     }
@@ -258,69 +316,126 @@ impl Pki {
     /// When the key cannot be made.
     pub fn issue_controller_client(&self, now: UnixMillis) -> Result<(String, String), PkiError> {
         let life = self.inner.config.server_life;
-        self.inner
+        self.lock()
+            .trust
             .authority
             .issue_client("controller", self.fleet(), now, life)
     }
 
     /// Renews the server's certificate when two thirds of its life have passed,
-    /// or when it is not for the configured hosts. Says whether it did.
+    /// when it is not for the configured hosts, or when it is by another CA than
+    /// the one that issues. Says whether it did.
     ///
     /// # Errors
     /// [`PkiError`]; the old certificate stays in use.
     pub fn renew_server(&self, now: UnixMillis) -> Result<bool, PkiError> {
         let mut state = self.lock();
-        if !state.server.is_due(&self.inner.config, now) {
+        let config = &self.inner.config;
+        if !state.server.is_due(&state.trust.authority, config, now) {
             return Ok(false);
         }
-        let renewed = server::ServerIdentity::issue(
-            &self.inner.files,
-            &self.inner.authority,
-            &self.inner.config,
-            now,
-        )?;
-        let configs = renewed.configs(&self.inner.authority)?;
+        let renewed =
+            server::ServerIdentity::issue(&self.inner.files, &state.trust.authority, config, now)?;
         state.server = renewed;
-        self.inner.mqtt.send_replace(configs.mqtt);
-        self.inner.api.send_replace(configs.api);
+        self.use_tls(&state)?;
         Ok(true)
     }
 
-    /// Begins a rotation of the controller's signing key: a new key, and a trust
-    /// set with both. The old key signs until the overlap has passed. Returns the
-    /// new trust set's version; a rotation that already runs is left as it is.
+    /// Puts certificate and trusted CAs to use, from the next handshake on.
+    fn use_tls(&self, state: &State) -> Result<(), PkiError> {
+        let trusted = state.trust.authorities(&self.inner.files)?;
+        let configs = state.server.configs(&state.trust.authority, &trusted)?;
+        self.inner.mqtt.send_replace(configs.mqtt);
+        self.inner.api.send_replace(configs.api);
+        Ok(())
+    }
+
+    /// The trust set that a change leads to, not signed; none when the change is
+    /// in force already. The next key or CA is made where there is none, and is of
+    /// no effect before a set with it is in force.
+    ///
+    /// # Errors
+    /// [`PkiError`]; nothing changed then.
+    pub fn draft(&self, change: Change, now: UnixMillis) -> Result<Option<TrustSet>, PkiError> {
+        self.lock().trust.draft(&self.inner.files, change, now)
+    }
+
+    /// Signs a trust set by the root key.
     ///
     /// # Errors
     /// [`PkiError::RootOffline`] when the root key was moved away, or another
-    /// [`PkiError`]; nothing changed then.
-    pub fn rotate_signing(&self, now: UnixMillis) -> Result<u64, PkiError> {
-        let mut state = self.lock();
-        state
-            .trust
-            .begin_rotation(&self.inner.files, self.fleet(), &self.inner.authority, now)?;
-        let current = state.trust.current();
-        let version = current.version;
-        self.inner.trust.send_replace(Arc::new(current));
-        Ok(version)
+    /// [`PkiError`].
+    pub fn sign(&self, set: &TrustSet) -> Result<SignedTrust, PkiError> {
+        self.lock().trust.sign(&self.inner.files, set)
     }
 
-    /// Ends a rotation whose overlap has passed. Says whether it did.
+    /// Checks a signed trust set and writes it down, without putting it in force:
+    /// that is for [`Pki::install`], once the journal holds it. A later one takes
+    /// its place.
     ///
     /// # Errors
-    /// [`PkiError`]; the old key goes on signing.
-    pub fn finish_rotation(&self, now: UnixMillis) -> Result<bool, PkiError> {
+    /// [`PkiError::Trust`] when the root did not sign it, or it is another
+    /// fleet's or not newer; [`PkiError::Unfit`] when the controller could not
+    /// work under it; another [`PkiError`].
+    pub fn stage(&self, signed: SignedTrust, now: UnixMillis) -> Result<Staged, PkiError> {
+        self.lock().trust.stage(&self.inner.files, signed, now)
+    }
+
+    /// Puts a staged trust set in force.
+    ///
+    /// # Errors
+    /// [`PkiError`]; the next start does it then.
+    pub fn install(&self, staged: Staged) -> Result<(), PkiError> {
         let mut state = self.lock();
-        let overlap = self.inner.config.rotation_overlap;
-        if !state
-            .trust
-            .finish_rotation(&self.inner.files, now, overlap)?
-        {
-            return Ok(false);
+        state.trust.install(&self.inner.files, staged)?;
+        self.publish(&state)
+    }
+
+    /// Decides at a start about a trust set that a crash left staged: it comes into
+    /// force if `recorded`, the digest that the journal holds, is its own.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn settle(&self, recorded: Option<Digest>) -> Result<(), PkiError> {
+        let mut state = self.lock();
+        if state.trust.settle(&self.inner.files, recorded)? {
+            self.publish(&state)?;
         }
+        Ok(())
+    }
+
+    fn publish(&self, state: &State) -> Result<(), PkiError> {
         self.inner
-            .signing
-            .send_replace(Arc::clone(&state.trust.signing));
-        Ok(true)
+            .trust
+            .send_replace(Arc::new(state.trust.current()));
+        self.use_tls(state)
+    }
+
+    /// The trust set in force, key by key.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn trust_facts(&self) -> Result<TrustFacts, PkiError> {
+        let overlap = self.inner.config.rotation_overlap;
+        self.lock().trust.facts(&self.inner.files, overlap)
+    }
+
+    /// Ends rotations whose overlap has passed. The server's certificate is then
+    /// due for renewal where the CA has changed.
+    ///
+    /// # Errors
+    /// [`PkiError`]; what was in use goes on.
+    pub fn take_over(&self, now: UnixMillis) -> Result<TakenOver, PkiError> {
+        let mut state = self.lock();
+        let (files, overlap) = (&self.inner.files, self.inner.config.rotation_overlap);
+        let signing = state.trust.finish_signing(files, now, overlap)?;
+        if signing {
+            self.inner
+                .signing
+                .send_replace(Arc::clone(&state.trust.signing));
+        }
+        let authority = state.trust.finish_authority(files, now, overlap)?;
+        Ok(TakenOver { signing, authority })
     }
 
     /// When the server's certificate expires.
@@ -337,34 +452,49 @@ impl Pki {
         cancel: CancellationToken,
     ) {
         // Short lives, as in tests, need a look more often.
-        let interval = (self.inner.config.server_life / 10)
-            .clamp(Duration::from_millis(200), CHECK_INTERVAL_MAX);
+        let shortest = self
+            .inner
+            .config
+            .server_life
+            .min(self.inner.config.rotation_overlap);
+        let interval = (shortest / 10).clamp(Duration::from_millis(200), CHECK_INTERVAL_MAX);
         loop {
+            self.look(clock());
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
             }
-            let now = clock();
-            match self.renew_server(now) {
-                Ok(true) => tracing::info!(
-                    expires_at = %self.server_expires_at(),
-                    "renewed the server's certificate"
-                ),
-                Ok(false) => {}
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    expires_at = %self.server_expires_at(),
-                    "cannot renew the server's certificate"
-                ),
+        }
+    }
+
+    /// Does what is due: first rotations, as a new CA makes the server's
+    /// certificate due.
+    fn look(&self, now: UnixMillis) {
+        match self.take_over(now) {
+            Ok(taken) => {
+                if taken.signing {
+                    tracing::info!("the next signing key is in use");
+                }
+                if taken.authority {
+                    tracing::info!("the next CA is in use");
+                }
             }
-            match self.finish_rotation(now) {
-                Ok(true) => tracing::info!("the new signing key is in use"),
-                Ok(false) => {}
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot end the rotation of the signing key"
-                ),
-            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot end a rotation of keys"
+            ),
+        }
+        match self.renew_server(now) {
+            Ok(true) => tracing::info!(
+                expires_at = %self.server_expires_at(),
+                "renewed the server's certificate"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                expires_at = %self.server_expires_at(),
+                "cannot renew the server's certificate"
+            ),
         }
     }
 

@@ -21,7 +21,7 @@ const WHAT: &str = "the TLS configuration";
 
 /// The server's certificate and key.
 pub(super) struct ServerIdentity {
-    chain: Vec<CertificateDer<'static>>,
+    leaf: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     names: Vec<String>,
     not_before: UnixMillis,
@@ -45,7 +45,7 @@ impl ServerIdentity {
         now: UnixMillis,
     ) -> Result<Self, PkiError> {
         match Self::read(files)? {
-            Some(identity) if !identity.is_due(config, now) => Ok(identity),
+            Some(identity) if !identity.is_due(authority, config, now) => Ok(identity),
             Some(_) | None => Self::issue(files, authority, config, now),
         }
     }
@@ -94,27 +94,61 @@ impl ServerIdentity {
             names,
             not_before: validity.not_before,
             not_after: validity.not_after,
-            chain: vec![leaf],
+            leaf,
         })
     }
 
     /// Whether it should be replaced: two thirds of its life have passed, it was
-    /// made in the future, or it is not for exactly the configured hosts.
-    pub(super) fn is_due(&self, config: &PkiConfig, now: UnixMillis) -> bool {
+    /// made in the future, it is not for exactly the configured hosts, or another
+    /// CA issued it.
+    pub(super) fn is_due(
+        &self,
+        authority: &Authority,
+        config: &PkiConfig,
+        now: UnixMillis,
+    ) -> bool {
         let life = self.not_after.since(self.not_before);
         let age = now.since(self.not_before);
         let mut wanted = authority::server_names(&config.hosts);
         let mut names = self.names.clone();
         wanted.sort();
         names.sort();
-        now < self.not_before || millis(age) * 3 >= millis(life) * 2 || names != wanted
+        now < self.not_before
+            || millis(age) * 3 >= millis(life) * 2
+            || names != wanted
+            || !authority.is_issuer_of(&self.leaf)
     }
 
-    pub(super) fn configs(&self, authority: &Authority) -> Result<TlsConfigs, PkiError> {
+    /// What the server shows: its certificate, and the links that lead to it from
+    /// older CAs among the trusted ones.
+    pub(super) fn chain(
+        &self,
+        authority: &Authority,
+        trusted: &[CertificateDer<'_>],
+    ) -> (CertificateDer<'static>, Vec<CertificateDer<'static>>) {
+        let links = if authority.is_issuer_of(&self.leaf) {
+            authority.links_from(trusted).to_vec()
+        } else {
+            Vec::new()
+        };
+        (self.leaf.clone(), links)
+    }
+
+    /// What listeners use: clients' certificates may come from any of the trusted
+    /// CAs, and who knows an older one of them is led to the one in use.
+    pub(super) fn configs(
+        &self,
+        authority: &Authority,
+        trusted: &[CertificateDer<'static>],
+    ) -> Result<TlsConfigs, PkiError> {
         let mut roots = RootCertStore::empty();
-        roots
-            .add(authority.der().clone())
-            .map_err(|error| make_error(WHAT, error))?;
+        for certificate in trusted {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| make_error(WHAT, error))?;
+        }
+        let (leaf, links) = self.chain(authority, trusted);
+        let chain = [vec![leaf], links].concat();
         let provider = Arc::new(default_provider());
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
@@ -127,7 +161,7 @@ impl ServerIdentity {
         };
         let mut mqtt = builder()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .with_single_cert(chain.clone(), self.key.clone_key())
             .map_err(|error| make_error(WHAT, error))?;
         // Connections last for days, and a resumed one would skip the check that
         // the certificate still holds.
@@ -135,7 +169,7 @@ impl ServerIdentity {
         mqtt.send_tls13_tickets = 0;
         let mut api = builder()?
             .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .with_single_cert(chain.clone(), self.key.clone_key())
             .map_err(|error| make_error(WHAT, error))?;
         // The API speaks HTTP/1.1 alone: see controller/decisions/0005.
         api.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -609,6 +609,31 @@ fn released_files_are_read_for_ever() {
     );
 }
 
+#[test]
+fn a_store_whose_threads_are_gone_says_that_it_is_unavailable() {
+    let dir = tempfile::tempdir().unwrap();
+    let series = open(dir.path());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    let query = Query {
+        node: node(1),
+        series: CatalogueSeries::by_name("load.1m").unwrap(),
+        label: None,
+        from: UnixMillis(T0),
+        to: UnixMillis(T0 + MINUTE),
+        step: Duration::from_secs(10),
+    };
+    let asked = handle.block_on(series.query(query)).unwrap_err();
+    assert_eq!(asked.code(), protocol::ErrorCode::SeriesUnavailable);
+    let batch = vec![arrival(1, 1, steady(0))];
+    let stored = handle.block_on(series.ingest(batch, UnixMillis(T0)));
+    assert_eq!(
+        stored.unwrap_err().code(),
+        protocol::ErrorCode::SeriesUnavailable
+    );
+}
+
 fn store_one(dir: &Path) -> Series {
     let series = open(dir);
     store_minutes(&series, 1, 0..1);

@@ -126,7 +126,7 @@ fn client(
 fn client_tls(external: &ExternalBroker, pki: &Pki) -> Result<rustls::ClientConfig, CliFailure> {
     let authority = match &external.ca_file {
         Some(file) => std::fs::read(file).map_err(|error| unreadable(file, &error))?,
-        None => pki.authority_pem().as_bytes().to_vec(),
+        None => pki.authorities_pem().into_bytes(),
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&authority) {

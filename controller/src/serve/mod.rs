@@ -15,10 +15,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use protocol::ErrorCode;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use crate::api::health::{Health, Probe, TICK};
+use crate::api::health::{Health, Probe, TICK, Unwell};
 use crate::api::{self, Face, ServeApiError};
 use crate::broker::Pipe;
 use crate::cli::args::Serve;
@@ -26,15 +27,14 @@ use crate::cli::failure::CliFailure;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::access::caller::Caller;
-use crate::domain::digest::Digest;
-use crate::domain::fleet::trust::PublishTrust;
+use crate::domain::fleet::trust::{PublishTrust, Retire, signed_text};
 use crate::domain::operation::Operation;
 use crate::engine::Engine;
 use crate::exit::Exit;
 use crate::host::{self, HostSocket};
 use crate::operation::{About, Operations};
-use crate::pki::Pki;
 use crate::pki::enrolment::{Addresses, Enrolment};
+use crate::pki::{Pki, fingerprints};
 use crate::series::Series;
 use crate::supervisor::{Ended, Stage, Supervisor};
 use crate::telemetry::Metrics;
@@ -140,8 +140,11 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
     }
     tracing::info!(api = ready.api, broker = ?ready.broker, "the controller is ready");
     notify(&[sd_notify::NotifyState::Ready]);
-    let ended = controller.supervisor.run(signals.asked_to_stop()).await;
-    notify(&[sd_notify::NotifyState::Stopping]);
+    let asked = async {
+        signals.asked_to_stop().await;
+        notify(&[sd_notify::NotifyState::Stopping]);
+    };
+    let ended = controller.supervisor.run(asked).await;
     conclude(&ended)
 }
 
@@ -204,7 +207,8 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         host_socket.run(engine.clone(), supervisor.stop(Stage::Intake)),
     );
     publish_trust(&engine, &pki).await?;
-    run_pki(&mut supervisor, &pki, &engine);
+    write_ca(&ca_file(&config), &pki)?;
+    run_pki(&mut supervisor, &config, &pki, &engine);
     let series = open_series(&mut supervisor, &config, &engine, started_at).await?;
     let broker = broker::start(&mut supervisor, &config, &pki, &engine).await?;
     let (broker_address, pipe) = (broker.address, Arc::clone(&broker.pipe));
@@ -221,11 +225,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
     let health = Arc::new(Health::new(probes(&engine, &uplink, &series, pipe)));
     let about = About {
         address: address.clone(),
-        authority: pki.authority_fingerprint(),
-        signing: {
-            let signing = pki.signing();
-            Box::new(move || signing.borrow().public())
-        },
+        pki: pki.clone(),
         configuration: format!("{config:#?}"),
         started_at,
         log: recent,
@@ -252,7 +252,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
     run_pulse(&mut supervisor, health);
     let ready = Ready {
         api: format!("https://{address}"),
-        ca_file: write_ca(&config, &pki)?,
+        ca_file: ca_file(&config),
         profile: None,
         broker: brokers,
         nodes: Vec::new(),
@@ -273,17 +273,21 @@ fn cannot_serve(error: ServeApiError) -> CliFailure {
         .advise("choose another address with api.listen, or stop what listens there")
 }
 
-/// The CA beside the keys is private with them; operators get a copy.
-fn write_ca(config: &Config, pki: &Pki) -> Result<PathBuf, CliFailure> {
-    let path = config.state_dir.join("ca.pem");
-    write_whole(&path, pki.authority_pem()).map_err(|error| {
+/// Where operators, and brokers of their own, find the CAs of the trust set: the
+/// files beside the keys are private with them.
+fn ca_file(config: &Config) -> PathBuf {
+    config.state_dir.join("ca.pem")
+}
+
+/// Writes the CAs of the trust set in force.
+fn write_ca(path: &Path, pki: &Pki) -> Result<(), CliFailure> {
+    write_whole(path, &pki.authorities_pem()).map_err(|error| {
         CliFailure::because(
             Exit::CannotCreate,
             format_args!("cannot write {}", path.display()),
             &error,
         )
-    })?;
-    Ok(path)
+    })
 }
 
 /// `host:port` under which others reach the API.
@@ -304,10 +308,17 @@ async fn publish_trust(engine: &Engine, pki: &Pki) -> Result<(), CliFailure> {
     if engine.fleet().trust().version >= trust.version {
         return Ok(());
     }
+    let facts = pki
+        .trust_facts()
+        .map_err(|error| coded(Exit::Store, error.code(), "the keys cannot be used", &error))?;
     let operation = Operation::PublishTrust(PublishTrust {
         version: trust.version,
-        digest: Digest::of("flotilla trust set", &[&trust.signed.bytes]),
-        controller_keys: [pki.signing().borrow().public()].into(),
+        digest: trust.digest(),
+        controller_keys: facts.set.controller_keys.iter().copied().collect(),
+        authorities: fingerprints(&facts.set).into_iter().collect(),
+        signed: signed_text(&trust.signed),
+        // It is in force already; this only says so.
+        retire: Retire::Forced,
     });
     engine
         .submit(Caller::System, None, operation)
@@ -323,7 +334,7 @@ async fn publish_trust(engine: &Engine, pki: &Pki) -> Result<(), CliFailure> {
         })
 }
 
-fn run_pki(supervisor: &mut Supervisor, pki: &Pki, engine: &Engine) {
+fn run_pki(supervisor: &mut Supervisor, config: &Config, pki: &Pki, engine: &Engine) {
     let stop = supervisor.stop(Stage::Work);
     let running = pki.clone();
     supervisor.start("certificates", Stage::Work, Exit::Store, async move {
@@ -331,19 +342,20 @@ fn run_pki(supervisor: &mut Supervisor, pki: &Pki, engine: &Engine) {
         Ok::<(), std::convert::Infallible>(())
     });
     let stop = supervisor.stop(Stage::Work);
-    let mut signing = pki.signing();
-    let journal = engine.journal().clone();
-    supervisor.start("signing key", Stage::Work, Exit::Store, async move {
+    let (mut signing, mut trust) = (pki.signing(), pki.trust());
+    let (journal, ca_file, pki) = (engine.journal().clone(), ca_file(config), pki.clone());
+    supervisor.start("keys in use", Stage::Work, Exit::Store, async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok::<(), std::convert::Infallible>(()),
-                changed = signing.changed() => match changed {
-                    Ok(()) => journal.set_key(Arc::clone(&signing.borrow_and_update())),
-                    Err(_) => {
-                        stop.cancelled().await;
-                        return Ok(());
+                Ok(()) = signing.changed() => {
+                    journal.set_key(Arc::clone(&signing.borrow_and_update()));
+                }
+                Ok(()) = trust.changed() => {
+                    if let Err(failure) = write_ca(&ca_file, &pki) {
+                        tracing::error!(%failure, "the copy of the CAs for operators is old");
                     }
-                },
+                }
             }
         }
     });
@@ -398,7 +410,7 @@ fn open_uplink(
     broker: broker::Broker,
     series: &Series,
 ) -> Result<Uplink, CliFailure> {
-    let intake = Intake::open(&config.state_dir.join("intake.redb")).map_err(|error| {
+    let intake = Intake::open(&config.state_dir.join(store::INTAKE_FILE)).map_err(|error| {
         coded(
             Exit::Store,
             error.code(),
@@ -431,34 +443,48 @@ fn probes(
     let journal = engine.clone();
     let intake = uplink.clone();
     let series = series.clone();
-    let well = |ok: bool, detail: String| if ok { Ok(()) } else { Err(detail) };
+    let well = |ok: bool, code: ErrorCode, detail: String| {
+        if ok {
+            Ok(())
+        } else {
+            Err(Unwell { code, detail })
+        }
+    };
     vec![
         (
             "journal",
             Box::new(move || {
                 let health = journal.health();
-                well(health.ok, health.detail)
+                well(health.ok, ErrorCode::JournalUnavailable, health.detail)
             }),
         ),
         (
             "intake",
             Box::new(move || {
                 let health = intake.health();
-                well(health.ok, health.detail)
+                health.code.map_or(Ok(()), |code| {
+                    Err(Unwell {
+                        code,
+                        detail: health.detail,
+                    })
+                })
             }),
         ),
         (
             "series",
             Box::new(move || {
                 let health = series.health();
-                well(health.ok, health.detail)
+                well(health.ok, ErrorCode::SeriesUnavailable, health.detail)
             }),
         ),
         (
             "broker",
             Box::new(move || match pipe.state() {
                 crate::broker::PipeState::Up => Ok(()),
-                crate::broker::PipeState::Down => Err("there is no link to the broker".to_owned()),
+                crate::broker::PipeState::Down => Err(Unwell {
+                    code: ErrorCode::BrokerUnavailable,
+                    detail: "there is no link to the broker".to_owned(),
+                }),
             }),
         ),
     ]

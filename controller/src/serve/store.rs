@@ -2,15 +2,22 @@
 //!
 //! Owns the layout of the state directory. On the first start everything is
 //! made, in an order in which a crash leaves nothing that a second start would
-//! trip over: the fleet's id, then the keys, then the journal.
+//! trip over: the fleet's id under a name of its own, the keys, the journal, and
+//! at last the id's final name.
+//!
+//! **Invariant:** a journal is begun once, while its fleet is being founded. From
+//! then on one that is missing is damage, as keys and the fleet's id are, and
+//! nothing is made in its place: a new journal would be an audit trail without a
+//! past, and commands that ran could run again.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::id::{FleetId, ID_BYTES};
+use protocol::key::SigningKey;
+use protocol::time::UnixMillis;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,14 +33,20 @@ use crate::journal::Journal;
 use crate::pki::{Pki, PkiConfig};
 use crate::supervisor;
 
-/// How long an old and a new signing key overlap in a rotation.
-const ROTATION_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// File with the fleet's id.
+/// File with the fleet's id, from the moment that it has a journal.
 const FLEET_FILE: &str = "fleet";
+
+/// The same file during the first start, until there is a journal.
+const FOUNDING_FILE: &str = "fleet.founding";
 
 /// File with the journal.
 const JOURNAL_FILE: &str = "journal.redb";
+
+/// File with what nodes reported.
+pub(super) const INTAKE_FILE: &str = "intake.redb";
+
+/// The certificate of the fleet's CA, in the directory of the keys.
+const AUTHORITY_FILE: &str = "ca.pem";
 
 /// What is opened first.
 pub struct Store {
@@ -51,26 +64,14 @@ pub struct Store {
 /// What is wrong, with the file's path and what to do.
 pub fn open(config: &Config) -> Result<Store, CliFailure> {
     make_directory(&config.state_dir)?;
-    let fleet = fleet_id(&config.state_dir)?;
+    let standing = standing(config)?;
+    let fleet = standing.fleet();
     let now = clock::now();
     let pki = Pki::open(pki_config(config, fleet), now)
         .map_err(|error| coded(Exit::Store, error.code(), "the keys cannot be used", &error))?;
     let key = Arc::clone(&pki.signing().borrow());
-    let path = config.state_dir.join(JOURNAL_FILE);
-    let journal = if path.exists() {
-        Journal::open(&path, key)
-    } else {
-        Journal::create(&path, fleet, key, now)
-    }
-    .map_err(|error| {
-        coded(
-            Exit::Store,
-            error.code(),
-            "the journal cannot be used",
-            &error,
-        )
-    })?
-    .with_checkpoint_every(config.journal.checkpoint_every);
+    let journal = open_journal(&config.state_dir, standing, key, now)?
+        .with_checkpoint_every(config.journal.checkpoint_every);
     let options = Options {
         snapshot_every: config.journal.snapshot_every,
     };
@@ -83,6 +84,10 @@ pub fn open(config: &Config) -> Result<Store, CliFailure> {
                 &error,
             )
         })?;
+    // A crash may have come between the journal's record of a trust set and the
+    // set itself.
+    pki.settle(engine.fleet().trust().digest)
+        .map_err(|error| coded(Exit::Store, error.code(), "the keys cannot be used", &error))?;
     Ok(Store { pki, engine, task })
 }
 
@@ -109,8 +114,8 @@ impl Alone {
 /// # Errors
 /// When there is none, or another process has it open.
 pub fn open_alone(config: &Config) -> Result<(Engine, Alone), CliFailure> {
-    let journal = config.state_dir.join(JOURNAL_FILE);
-    if !journal.exists() {
+    let dir = &config.state_dir;
+    if !dir.join(FLEET_FILE).exists() && !dir.join(JOURNAL_FILE).exists() {
         return Err(CliFailure::new(
             Exit::Config,
             format!(
@@ -156,7 +161,7 @@ fn pki_config(config: &Config, fleet: FleetId) -> PkiConfig {
         hosts,
         server_life: config.pki.server_certificate_life,
         node_life: config.pki.node_certificate_life,
-        rotation_overlap: ROTATION_OVERLAP,
+        rotation_overlap: config.pki.rotation_overlap,
     }
 }
 
@@ -188,17 +193,56 @@ fn make_directory(dir: &Path) -> Result<(), CliFailure> {
         })
 }
 
-fn fleet_id(dir: &Path) -> Result<FleetId, CliFailure> {
-    let path = dir.join(FLEET_FILE);
-    let failed = |step: &str, error: &std::io::Error| {
-        CliFailure::because(
-            Exit::Store,
-            format_args!("cannot {step} {}", path.display()),
-            error,
-        )
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error| {
+/// How far the fleet of a state directory has come.
+#[derive(Clone, Copy)]
+enum Standing {
+    /// Its first start has not ended: what is missing is made.
+    Founding(FleetId),
+    /// Everything was made: what is missing was lost.
+    Founded(FleetId),
+}
+
+impl Standing {
+    fn fleet(self) -> FleetId {
+        match self {
+            Self::Founding(fleet) | Self::Founded(fleet) => fleet,
+        }
+    }
+}
+
+/// Finds the fleet's id, or draws it in a directory that holds nothing of a fleet.
+fn standing(config: &Config) -> Result<Standing, CliFailure> {
+    let dir = &config.state_dir;
+    let (fleet, journal) = (dir.join(FLEET_FILE), dir.join(JOURNAL_FILE));
+    let authority = config.pki.dir.join(AUTHORITY_FILE);
+    if let Some(id) = read_fleet(&fleet)? {
+        return match [&journal, &authority]
+            .into_iter()
+            .find(|path| !path.exists())
+        {
+            Some(lost) => Err(missing(lost, &fleet)),
+            None => Ok(Standing::Founded(id)),
+        };
+    }
+    let founding = dir.join(FOUNDING_FILE);
+    if let Some(id) = read_fleet(&founding)? {
+        return Ok(Standing::Founding(id));
+    }
+    let rest = [journal, dir.join(INTAKE_FILE), authority];
+    if let Some(rest) = rest.iter().find(|path| path.exists()) {
+        return Err(missing(&fleet, rest));
+    }
+    let id = new_fleet_id()?;
+    write_whole(&founding, &format!("{id}\n"))
+        .and_then(|()| sync_folder(dir))
+        .map_err(|error| cannot("write", &founding, &error))?;
+    Ok(Standing::Founding(id))
+}
+
+/// The fleet's id in a file; none when there is no such file.
+fn read_fleet(path: &Path) -> Result<Option<FleetId>, CliFailure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|error| {
             coded(
                 Exit::Store,
                 ErrorCode::StoreCorrupt,
@@ -206,20 +250,64 @@ fn fleet_id(dir: &Path) -> Result<FleetId, CliFailure> {
                 &error,
             )
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if dir.join(JOURNAL_FILE).exists() {
-                return Err(CliFailure::new(
-                    Exit::Store,
-                    format!("{} is missing beside a journal", path.display()),
-                )
-                .advise("restore the whole state directory from a backup"));
-            }
-            let fleet = new_fleet_id()?;
-            write_whole(&path, &format!("{fleet}\n")).map_err(|error| failed("write", &error))?;
-            Ok(fleet)
-        }
-        Err(error) => Err(failed("read", &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot("read", path, &error)),
     }
+}
+
+/// Opens the journal, and begins it where the fleet is being founded.
+fn open_journal(
+    dir: &Path,
+    standing: Standing,
+    key: Arc<SigningKey>,
+    now: UnixMillis,
+) -> Result<Journal, CliFailure> {
+    let path = dir.join(JOURNAL_FILE);
+    let opened = match standing {
+        Standing::Founding(fleet) if !path.exists() => Journal::create(&path, fleet, key, now),
+        Standing::Founding(_) | Standing::Founded(_) => Journal::open(&path, key),
+    };
+    let journal = opened.map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the journal cannot be used",
+            &error,
+        )
+    })?;
+    if let Standing::Founding(_) = standing {
+        let (from, to) = (dir.join(FOUNDING_FILE), dir.join(FLEET_FILE));
+        std::fs::rename(&from, &to)
+            .and_then(|()| sync_folder(dir))
+            .map_err(|error| cannot("put in place", &to, &error))?;
+    }
+    Ok(journal)
+}
+
+/// A file is gone that was made together with another one.
+fn missing(lost: &Path, beside: &Path) -> CliFailure {
+    let mut failure = CliFailure::new(
+        Exit::Store,
+        format!(
+            "{} is missing, and {} is there: nothing was made in its place",
+            lost.display(),
+            beside.display()
+        ),
+    )
+    .advise(
+        "restore the whole state directory from a backup and start with \
+         `flotilla serve --restored`; for a new fleet, give an empty state_dir",
+    );
+    failure.code = Some(ErrorCode::StoreCorrupt.text().to_owned());
+    failure
+}
+
+fn cannot(step: &str, path: &Path, error: &std::io::Error) -> CliFailure {
+    CliFailure::because(
+        Exit::Store,
+        format_args!("cannot {step} {}", path.display()),
+        error,
+    )
 }
 
 fn new_fleet_id() -> Result<FleetId, CliFailure> {
@@ -239,6 +327,11 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
+/// Makes the names in a folder outlive a power cut.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
 /// Time from the clock and ids from the kernel's random source. A kernel that
 /// has run for a moment always has randomness; were it to fail, ids repeat and
 /// the decision that would reuse one is refused by the domain's own checks.
@@ -255,3 +348,6 @@ fn moments() -> Moments {
         Moment::new(clock::now(), seed)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,9 @@ pub enum UplinkError {
     /// The node has no working session.
     #[error("node {0} is not connected")]
     NotConnected(NodeId),
+    /// There is no link to the broker, so nothing can be asked of any node.
+    #[error("the broker is not connected")]
+    BrokerDown,
     /// The uplink has more to do than it can hold, or has stopped.
     #[error("the uplink is busy or stopping")]
     Busy,
@@ -57,6 +60,7 @@ impl UplinkError {
         match self {
             Self::Intake(error) => error.code(),
             Self::NotConnected(_) => ErrorCode::PeerUnreachable,
+            Self::BrokerDown => ErrorCode::BrokerUnavailable,
             Self::Busy => ErrorCode::EngineBusy,
         }
     }
@@ -97,6 +101,9 @@ pub struct Presence {
     pub since: Option<UnixMillis>,
     /// The agent's version at its last hello.
     pub agent_version: Option<String>,
+    /// The trust set that the node holds; none when it was not heard since the
+    /// controller's start.
+    pub trust_version: Option<u64>,
     /// Milliseconds by which its clock is ahead of ours.
     pub clock_offset_ms: Option<i64>,
     /// Whether that is so far off that the node is flagged.
@@ -223,8 +230,8 @@ pub enum NewsOf {
 /// Whether the uplink can do its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// It can.
-    pub ok: bool,
+    /// The code of what is wrong; none when nothing is.
+    pub code: Option<ErrorCode>,
     /// What is wrong, for a person.
     pub detail: String,
 }
@@ -259,6 +266,7 @@ impl Uplink {
                 proven_at: None,
                 since: None,
                 agent_version: kept.as_ref().map(|kept| kept.agent_version.clone()),
+                trust_version: None,
                 clock_offset_ms: None,
                 is_clock_off: false,
                 outbox_entries: None,
@@ -276,6 +284,7 @@ impl Uplink {
             proven_at: session.map(|session| session.proven_at),
             since: session.map(|session| session.since),
             agent_version: Some(seen.agent_version.clone()),
+            trust_version: session.map(|session| session.trust_version),
             clock_offset_ms: session.map(|session| session.clock_offset_ms),
             is_clock_off: session.is_some_and(|session| session.is_clock_off()),
             outbox_entries: session.map(|session| session.outbox_entries),
@@ -406,7 +415,8 @@ impl Uplink {
     /// Asks a node for live samples until a time.
     ///
     /// # Errors
-    /// [`UplinkError::NotConnected`] or [`UplinkError::Busy`].
+    /// [`UplinkError::BrokerDown`], [`UplinkError::NotConnected`] or
+    /// [`UplinkError::Busy`].
     pub fn live(
         &self,
         node: NodeId,
@@ -426,12 +436,16 @@ impl Uplink {
     /// Asks a node to renew its certificate now.
     ///
     /// # Errors
-    /// [`UplinkError::NotConnected`] or [`UplinkError::Busy`].
+    /// [`UplinkError::BrokerDown`], [`UplinkError::NotConnected`] or
+    /// [`UplinkError::Busy`].
     pub fn renew(&self, node: NodeId) -> Result<(), UplinkError> {
         self.ask(node, DownBody::RenewNow)
     }
 
     fn ask(&self, node: NodeId, body: DownBody) -> Result<(), UplinkError> {
+        if self.pipe.state() == PipeState::Down {
+            return Err(UplinkError::BrokerDown);
+        }
         let up = self
             .board
             .presence(node)
@@ -447,19 +461,19 @@ impl Uplink {
     /// Whether the uplink can do its work.
     #[must_use]
     pub fn health(&self) -> Health {
-        let wrong = if self.jobs.is_closed() {
-            Some("the uplink has stopped".to_owned())
+        let (code, detail) = if self.jobs.is_closed() {
+            let code = ErrorCode::ControllerStarting;
+            (Some(code), "the uplink has stopped".to_owned())
         } else if let Some(code) = self.board.stats().failing {
-            Some(format!("the intake store cannot be written: {code}"))
+            let detail = format!("the intake store cannot be written: {code}");
+            (Some(code), detail)
         } else if self.pipe.state() == PipeState::Down {
-            Some("the broker is not connected".to_owned())
+            let code = ErrorCode::BrokerUnavailable;
+            (Some(code), "the broker is not connected".to_owned())
         } else {
-            None
+            (None, String::new())
         };
-        Health {
-            ok: wrong.is_none(),
-            detail: wrong.unwrap_or_default(),
-        }
+        Health { code, detail }
     }
 
     /// Counters and gauges.

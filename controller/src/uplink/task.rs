@@ -271,6 +271,10 @@ impl<S: FrameSink + 'static> Floor<S> {
                     Step::Receive(deliveries)
                 }
                 Ok(()) = inputs.fleet.changed() => Step::Tick,
+                Ok(()) = inputs.trust.changed() => {
+                    inputs.trust.mark_changed();
+                    Step::Tick
+                }
                 Some(Job::Ask(node, body)) = inputs.jobs.recv() => Step::Ask(node, body),
                 _ = ticks.tick() => Step::Tick,
             };

@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 use protocol::label::Labels;
+use protocol::limits::DOWN_WINDOW_MAX;
 
+use super::orders::EARLY_COUNT_MAX;
 use super::*;
 
 const STORE: StoreId = StoreId::from_bytes([7; 10]);

@@ -143,6 +143,20 @@ async fn a_killed_sampler_loses_nothing_that_it_measured() {
 }
 
 #[tokio::test]
+async fn the_first_samples_leave_as_frames_of_their_own() {
+    let spool = MemorySpool::default();
+    let stop = CancellationToken::new();
+    let (store, ends) = core(&spool);
+    let (context, _held) = sampler(store, ends, &stop);
+    tokio::select! {
+        ended = run(context) => panic!("the sampler ended: {ended:?}"),
+        () = until("two frames", || held(&spool).0.len() >= 2) => {}
+    }
+    let (frames, _) = held(&spool);
+    assert!(frames.iter().take(2).all(|frame| frame.span.slots == 1));
+}
+
+#[tokio::test]
 async fn a_stopped_sampler_hands_over_its_unfinished_frame() {
     let spool = MemorySpool::default();
     let stop = CancellationToken::new();

@@ -106,26 +106,71 @@ fn a_full_disk_refuses_commands_and_keeps_what_was_promised() {
     // The refusal is sent all the same, with its code.
     assert_eq!(receipts(&mut store), [(id(2), Outcome::Refused)]);
 
-    // The receipt of a command that runs is kept until it can be written.
+    // The receipt of a command that runs is written into the reserve.
     store.close_command(&receipt(1));
-    settle(&mut store, 6_000);
-    assert_eq!(receipts(&mut store).len(), 1);
-    store.append_frame(frame(0), Tick(6_000));
-    assert_eq!(store.stats().waiting[2], 1);
-
-    disk.set_full(false);
-    let settled = settle(&mut store, 12_000);
-    assert!(settled.healed);
+    assert!(settle(&mut store, 6_000).wrote);
     assert_eq!(
         receipts(&mut store),
         [(id(2), Outcome::Refused), (id(1), Outcome::Succeeded)]
     );
+    store.append_frame(frame(0), Tick(6_000));
+    assert_eq!(store.stats().waiting[2], 1);
+
+    // Without its reserve it takes no commands, and writes nothing to find that
+    // out.
+    let commits = store.stats().commits;
+    assert!(!settle(&mut store, 11_500).healed);
+    assert_eq!(store.stats().commits, commits);
+    store.take_command(command(4), UnixMillis(2_000));
+    assert!(settle(&mut store, 11_600).started.is_empty());
+
+    disk.set_full(false);
+    let settled = settle(&mut store, 18_000);
+    assert!(settled.healed);
     store.take_command(command(3), UnixMillis(2_000));
-    assert_eq!(settle(&mut store, 12_010).started, [command(3)]);
+    assert_eq!(settle(&mut store, 18_010).started, [command(3)]);
     drop(store);
     let (mut store, recovered) = open_on(disk, MemorySpool::default());
     assert_eq!(recovered.interrupted, [id(3)]);
     assert!(receipts(&mut store).contains(&(id(1), Outcome::Succeeded)));
+}
+
+#[test]
+fn a_receipt_of_a_full_disk_outlives_a_crash() {
+    let disk = MemoryDisk::default();
+    let (mut store, _) = open_on(disk.clone(), MemorySpool::default());
+    store.take_command(command(1), UnixMillis(2_000));
+    settle(&mut store, 10);
+    disk.set_full(true);
+    store.close_command(&receipt(1));
+    assert!(settle(&mut store, 20).wrote);
+    drop(store);
+    let (mut store, recovered) = open_on(disk, MemorySpool::default());
+    assert_eq!(recovered.interrupted, []);
+    assert_eq!(receipts(&mut store), [(id(1), Outcome::Succeeded)]);
+    assert_eq!(store.stats().failing, Some(ErrorCode::StoreFull));
+}
+
+#[test]
+fn frames_do_not_take_the_place_of_receipts() {
+    let disk = MemoryDisk::default();
+    let (mut store, _) = open_on(disk.clone(), MemorySpool::default());
+    store.take_command(command(1), UnixMillis(2_000));
+    settle(&mut store, 0);
+    disk.set_full(true);
+    let age = u64::try_from(SPILL_AGE.as_millis()).unwrap();
+    store.append_frame(frame(0), Tick(0));
+    let spill = |store: &mut Store, at| store.settle(false, UnixMillis(2_000), Tick(at));
+    assert!(!spill(&mut store, age).wrote);
+    store.close_command(&receipt(1));
+    assert!(spill(&mut store, age + 6_000).wrote);
+    // The reserve is spent, and the frame waits for space of its own.
+    spill(&mut store, age + 12_000);
+    assert_eq!(store.stats().waiting[2], 1);
+    disk.set_full(false);
+    assert!(spill(&mut store, age + 18_000).healed);
+    spill(&mut store, age + 18_010);
+    assert_eq!(store.stats().waiting[3], 1);
 }
 
 #[test]

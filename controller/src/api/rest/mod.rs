@@ -11,6 +11,7 @@ mod series;
 mod stream;
 mod system;
 mod token;
+mod trust;
 
 use std::sync::{Arc, LazyLock};
 
@@ -70,6 +71,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
             OpenApiRouter::new()
                 .merge(node::routes())
                 .merge(token::routes())
+                .merge(trust::routes())
                 .merge(command::routes())
                 .merge(series::routes())
                 .merge(access::routes())

@@ -138,7 +138,7 @@ impl World {
         roots
             .add(
                 rustls_pki_types::CertificateDer::from_pem_slice(
-                    self.pki.authority_pem().as_bytes(),
+                    self.pki.authorities_pem().as_bytes(),
                 )
                 .unwrap(),
             )

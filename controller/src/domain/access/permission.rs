@@ -48,6 +48,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("token", "create"),
     ("token", "read"),
     ("token", "revoke"),
+    ("trust", "read"),
     ("trust", "rotate"),
 ];
 

@@ -138,9 +138,9 @@ mod tests {
     use super::*;
     use protocol::id::NodeId;
 
-    fn node(n: u16) -> Caller {
+    fn node(n: u32) -> Caller {
         let mut bytes = [0; 10];
-        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
         Caller::Node(NodeId::from_bytes(bytes))
     }
 
@@ -186,14 +186,14 @@ mod tests {
     #[test]
     fn callers_beyond_the_bound_share_one_count() {
         let mut gate = DenialGate::default();
-        for n in 0..2_000 {
+        for n in 0..1_000_000 {
             gate.admit(&node(n), START);
         }
         assert!(gate.callers.len() <= CALLERS_MAX);
         let summaries = gate.flush(START);
         assert_eq!(summaries.len(), 1);
         assert_eq!(summaries[0].caller, None);
-        assert_eq!(summaries[0].count, 2_000 - CALLERS_MAX as u64);
+        assert_eq!(summaries[0].count, 1_000_000 - CALLERS_MAX as u64);
     }
 
     #[test]

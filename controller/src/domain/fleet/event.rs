@@ -112,6 +112,10 @@ pub struct NodeCertified {
     pub node: NodeId,
     /// The certificate.
     pub certificate: Certificate,
+    /// SHA-256 of the CA that issued it, its certificate in DER; none where that
+    /// was not recorded yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Digest>,
 }
 
 /// A node's identity came into doubt: gated work stops on it.
@@ -152,4 +156,12 @@ pub struct TrustPublished {
     pub digest: Digest,
     /// Keys that may sign for the controller while it is in force.
     pub controller_keys: BTreeSet<PublicKey>,
+    /// SHA-256 of each CA's certificate, DER.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub authorities: BTreeSet<Digest>,
+    /// The set and the root's signature, as
+    /// [`signed_text`](crate::domain::fleet::trust::signed_text) writes them;
+    /// empty where it was published before this was recorded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signed: String,
 }

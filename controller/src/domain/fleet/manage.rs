@@ -7,6 +7,7 @@ use protocol::ErrorCode;
 use protocol::id::NodeId;
 use protocol::label::{self, Labels};
 
+use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::event::{
@@ -61,6 +62,8 @@ pub struct CertifyNode {
     pub node: NodeId,
     /// The certificate.
     pub certificate: Certificate,
+    /// SHA-256 of the CA that issued it, its certificate in DER.
+    pub authority: Option<Digest>,
 }
 
 /// Put a node's identity in doubt.
@@ -177,6 +180,7 @@ pub(crate) fn certify(fleet: &Fleet, asked: &CertifyNode) -> Result<Vec<Event>, 
             serial: cut(asked.certificate.serial.clone(), NODE_TEXT_BYTES_MAX),
             expires_at: asked.certificate.expires_at,
         },
+        authority: asked.authority,
     })])
 }
 

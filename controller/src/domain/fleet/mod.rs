@@ -192,6 +192,7 @@ impl Fleet {
             Event::NodeReplaced(event) => self.replace(event, at),
             Event::NodeCertified(event) => self.change_node(event.node, |node| {
                 node.certificate = Some(event.certificate.clone());
+                node.authority = event.authority;
             }),
             Event::IdentitySuspected(event) => self.change_node(event.node, |node| {
                 node.suspicion = Some(Suspicion {
@@ -209,6 +210,7 @@ impl Fleet {
                     version: event.version,
                     digest: Some(event.digest),
                     controller_keys: event.controller_keys.clone(),
+                    authorities: event.authorities.clone(),
                 });
             }
             Event::PrincipalCreated(_)
@@ -245,6 +247,7 @@ impl Fleet {
             },
             signing_key: event.signing_key,
             certificate: None,
+            authority: None,
             suspicion: None,
             token: event.token,
             joined_at: at,

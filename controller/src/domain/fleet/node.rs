@@ -11,6 +11,8 @@ use protocol::selector::Subject;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::digest::Digest;
+
 /// Nodes of a fleet, those that left included.
 pub const NODES_COUNT_MAX: usize = 200_000;
 
@@ -32,6 +34,9 @@ pub struct Node {
     pub signing_key: PublicKey,
     /// Its newest certificate.
     pub certificate: Option<Certificate>,
+    /// SHA-256 of the CA that issued it, its certificate in DER; none where that
+    /// was not recorded yet.
+    pub authority: Option<Digest>,
     /// Why its identity is in doubt.
     pub suspicion: Option<Suspicion>,
     /// By which token it joined.

@@ -21,7 +21,7 @@ use crate::domain::fleet::manage::{
 };
 use crate::domain::fleet::node::{Certificate, Doubt, NodeState};
 use crate::domain::fleet::token::{Approval, RevokeToken};
-use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
+use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation, Retire};
 use crate::domain::given::{HOUR, World, admission, node_id, parsed};
 use crate::domain::operation::Operation;
 
@@ -391,6 +391,7 @@ fn certificates_are_remembered_for_active_nodes() {
                 serial: "0a".to_owned(),
                 expires_at: UnixMillis(5),
             },
+            authority: None,
         })
     };
     world.done(Caller::Node(node_id(1)), certify());
@@ -470,17 +471,22 @@ fn the_incarnation_rises_above_what_nodes_hold() {
     assert_eq!(world.refused(admin, raise(0)), "access.denied");
 }
 
+fn trust_set(version: u64, digest: u8, authorities: &[u8]) -> PublishTrust {
+    PublishTrust {
+        version,
+        digest: Digest([digest; 32]),
+        controller_keys: BTreeSet::from([PublicKey([1; 32])]),
+        authorities: authorities.iter().map(|a| Digest([*a; 32])).collect(),
+        signed: String::new(),
+        retire: Retire::Unused,
+    }
+}
+
 #[test]
 fn only_a_newer_trust_set_comes_into_force() {
     let mut world = World::new();
     let admin = world.admin;
-    let publish = |version, digest| {
-        Operation::PublishTrust(PublishTrust {
-            version,
-            digest: Digest([digest; 32]),
-            controller_keys: BTreeSet::from([PublicKey([1; 32])]),
-        })
-    };
+    let publish = |version, digest| Operation::PublishTrust(trust_set(version, digest, &[1]));
     world.done(Caller::System, publish(1, 1));
     assert_eq!(world.done(Caller::System, publish(1, 1)), []);
     assert_eq!(world.refused(Caller::System, publish(1, 2)), "fleet.stale");
@@ -488,11 +494,62 @@ fn only_a_newer_trust_set_comes_into_force() {
     assert_eq!(world.fleet.trust().version, 3);
     assert_eq!(world.refused(Caller::System, publish(2, 2)), "fleet.stale");
     let empty = Operation::PublishTrust(PublishTrust {
-        version: 4,
-        digest: Digest([4; 32]),
         controller_keys: BTreeSet::new(),
+        ..trust_set(4, 4, &[1])
     });
     assert_eq!(world.refused(Caller::System, empty), "request.invalid");
+}
+
+#[test]
+fn a_ca_stays_while_a_node_needs_it_unless_it_is_forced_out() {
+    let mut world = World::new();
+    let certify = |n: u16, authority: Option<u8>, until: UnixMillis| {
+        Operation::CertifyNode(CertifyNode {
+            node: node_id(n),
+            certificate: Certificate {
+                serial: "0a".to_owned(),
+                expires_at: until,
+            },
+            authority: authority.map(|a| Digest([a; 32])),
+        })
+    };
+    let until = world.now.after(HOUR);
+    for (n, authority) in [(1, Some(1)), (2, None), (3, Some(2))] {
+        world.node(n, &format!("edge-{n}"), "");
+        world.done(Caller::System, certify(n, authority, until));
+    }
+    world.done(
+        Caller::System,
+        Operation::PublishTrust(trust_set(1, 1, &[1, 2])),
+    );
+    let retire = || Operation::PublishTrust(trust_set(2, 2, &[2]));
+    // One has the CA's certificate, and of the other it is not known.
+    assert_eq!(world.refused(Caller::System, retire()), "trust.in_use");
+    let why =
+        super::trust::check_retired(&world.fleet, &BTreeSet::from([Digest([2; 32])]), world.now)
+            .unwrap_err();
+    assert!(why.detail.contains("2 active nodes"), "{}", why.detail);
+    assert!(why.detail.contains("edge-1, edge-2"), "{}", why.detail);
+
+    // A node that renewed and one whose certificate has ended need it no longer.
+    world.done(Caller::System, certify(1, Some(2), until.after(HOUR)));
+    world.now = until;
+    world.done(Caller::System, retire());
+
+    world.done(
+        Caller::System,
+        Operation::PublishTrust(trust_set(3, 3, &[2, 3])),
+    );
+    let next = trust_set(4, 4, &[3]);
+    assert_eq!(
+        world.refused(Caller::System, Operation::PublishTrust(next.clone())),
+        "trust.in_use"
+    );
+    let forced = Operation::PublishTrust(PublishTrust {
+        retire: Retire::Forced,
+        ..next
+    });
+    world.done(Caller::System, forced);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::domain::fleet::manage::{
 };
 use crate::domain::fleet::node::{Certificate, Doubt};
 use crate::domain::fleet::token::{Approval, RevokeToken};
-use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
+use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation, Retire};
 use crate::domain::operation::Operation;
 
 /// One request of a story made of chance: what, and on whom.
@@ -190,7 +190,11 @@ fn managing(admin: Caller, kind: u8, node: NodeId, other: NodeId, b: u8) -> (Cal
                 serial: format!("{b:02x}"),
                 expires_at: UnixMillis(u64::from(b)),
             };
-            let asked = CertifyNode { node, certificate };
+            let asked = CertifyNode {
+                node,
+                certificate,
+                authority: Some(Digest([b | 0x80; 32])),
+            };
             (Caller::System, Operation::CertifyNode(asked))
         }
         8 => {
@@ -281,6 +285,9 @@ fn granting(world: &World, kind: u8, a: u8, b: u8) -> Operation {
             version: u64::from(b),
             digest: Digest([a; 32]),
             controller_keys: BTreeSet::from([PublicKey([a; 32])]),
+            authorities: BTreeSet::from([Digest([a; 32])]),
+            signed: "AA.AA".to_owned(),
+            retire: Retire::Unused,
         }),
         _ => Operation::DisablePrincipal(DisablePrincipal { principal }),
     }

@@ -166,6 +166,7 @@ async fn what_waits_is_answered_before_the_end_and_nothing_after() {
         .await
         .unwrap_err();
     assert!(matches!(late, SubmitError::Stopped));
+    assert_eq!(late.code(), protocol::ErrorCode::ControllerStarting);
     assert!(!engine.health().ok);
 
     drop(engine);

@@ -1,9 +1,17 @@
 //! Exports, and what verification finds in one that was tampered with.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use protocol::key::SigningKey;
 use protocol::time::UnixMillis;
+use protocol::trust::TrustSet;
 
+use crate::domain::audit::record::Record;
+use crate::domain::digest::Digest;
+use crate::domain::event::Event;
+use crate::domain::fleet::event::TrustPublished;
+use crate::domain::fleet::trust::signed_text;
 use crate::domain::given::FLEET;
 use crate::journal::disk::{Disk, key};
 use crate::journal::tests::{head, of, records};
@@ -206,7 +214,7 @@ fn lines_after_the_end_and_newer_formats_are_refused() {
 }
 
 #[test]
-fn after_a_rotation_both_keys_are_needed() {
+fn a_key_that_no_record_introduced_is_refused() {
     let journal = journal();
     let reader = journal.reader();
     let next = SigningKey::from_seed(&[8; 32]).unwrap();
@@ -219,6 +227,121 @@ fn after_a_rotation_both_keys_are_needed() {
             verify(&export[..], &[alone]),
             Err(Broken::UnknownKey { .. })
         ));
+    }
+}
+
+fn root() -> SigningKey {
+    SigningKey::from_seed(&[40; 32]).unwrap()
+}
+
+/// The key that signs from the nth rotation on.
+fn signer(n: u8) -> SigningKey {
+    SigningKey::from_seed(&[41 + n; 32]).unwrap()
+}
+
+/// A record that puts a set in force with these keys.
+fn published(seq: u64, keys: &[&SigningKey], by: &SigningKey) -> Record {
+    let set = TrustSet {
+        fleet: FLEET,
+        version: seq,
+        issued_at: NOW,
+        controller_keys: keys.iter().map(|key| key.public()).collect(),
+        authorities: Vec::new(),
+        release_keys: Vec::new(),
+    };
+    let mut record = records()[0].clone();
+    record.seq = seq;
+    record.event = Event::TrustPublished(TrustPublished {
+        version: seq,
+        digest: Digest([0; 32]),
+        controller_keys: set.controller_keys.iter().copied().collect(),
+        authorities: BTreeSet::new(),
+        signed: signed_text(&set.sign(by)),
+    });
+    record.version = record.event.version();
+    record
+}
+
+/// A journal over two rotations, with checkpoints of each key.
+fn rotated(by: &SigningKey) -> Journal {
+    let disk = Disk::default();
+    let mut journal = disk.create().with_checkpoint_every(2);
+    let mut seq = 0;
+    let mut append = |journal: &mut Journal, record: Record| {
+        journal.append(seq, &of(&[record])).unwrap();
+        seq += 1;
+    };
+    for n in 0..3 {
+        journal.reader().set_key(std::sync::Arc::new(signer(n)));
+        let (old, next) = (signer(n), signer(n + 1));
+        let keys: &[&SigningKey] = if n < 2 { &[&old, &next] } else { &[&old] };
+        append(&mut journal, published(u64::from(n) * 3 + 1, keys, by));
+        for more in 2..=3 {
+            let mut plain = records()[0].clone();
+            plain.seq = u64::from(n) * 3 + more;
+            append(&mut journal, plain);
+        }
+    }
+    journal
+}
+
+#[test]
+fn over_rotations_any_key_of_the_controllers_or_the_roots_is_enough() {
+    let export = exported(&rotated(&root()).reader(), 1);
+    for n in 0..3 {
+        let summary = verify(&export[..], &[signer(n).public()]).unwrap();
+        assert_eq!(summary.last, 9, "key {n}");
+    }
+    verify(&export[..], &[root().public()]).unwrap();
+    for stranger in [signer(7).public(), key().public()] {
+        assert!(matches!(
+            verify(&export[..], &[stranger]),
+            Err(Broken::UnknownKey { .. })
+        ));
+    }
+
+    // What another root signed counts for nothing.
+    let foreign = exported(&rotated(&signer(8)).reader(), 1);
+    assert!(matches!(
+        verify(&foreign[..], &[root().public()]),
+        Err(Broken::UnknownKey { .. })
+    ));
+
+    // The first bad record is named whatever key is given.
+    for n in 0..3 {
+        let mut tampered = lines(&export);
+        let line = line_of(&tampered, 5);
+        tampered[line] = tampered[line].replacen(r#""seq":5,"at":1"#, r#""seq":5,"at":2"#, 1);
+        let text = tampered.join("\n") + "\n";
+        assert!(matches!(
+            verify(text.as_bytes(), &[signer(n).public()]),
+            Err(Broken::Changed { seq: 5 })
+        ));
+    }
+}
+
+#[test]
+fn who_rewrites_the_trail_from_a_record_on_cannot_introduce_a_key() {
+    let disk = Disk::default();
+    let mut journal = disk.create().with_checkpoint_every(2);
+    journal.reader().set_key(std::sync::Arc::new(signer(0)));
+    let first = published(1, &[&signer(0)], &root());
+    let mut plain = records()[0].clone();
+    plain.seq = 2;
+    journal.append(0, &of(&[first, plain])).unwrap();
+    // The forger has the file, and a key of his own.
+    let forger = signer(9);
+    journal.reader().set_key(std::sync::Arc::new(signer(9)));
+    let forged = published(3, &[&signer(0), &forger], &forger);
+    journal.append(2, &of(&[forged])).unwrap();
+    let export = exported(&journal.reader(), 1);
+    for believed in [signer(0).public(), root().public()] {
+        match verify(&export[..], &[believed]) {
+            Err(Broken::UnknownKey { seq: 3, key }) => {
+                assert_eq!(key, forger.public().id().to_string());
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod node;
 pub mod series;
 pub mod system;
 pub mod token;
+pub mod trust;
 
 use std::fmt;
 

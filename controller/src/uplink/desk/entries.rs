@@ -68,7 +68,8 @@ impl<S: FrameSink> Desk<S> {
                     self.entry(node, store, stream, entry, now);
                 }
             }
-            Err(Untaken::Gap) => self.stats.gaps += 1,
+            // The acknowledgement below is the answer: it makes the node go back.
+            Err(Untaken::Gap) => self.refuse(ErrorCode::StreamGap),
             Err(untaken @ (Untaken::OtherStore | Untaken::Disordered)) => {
                 self.reject(
                     node,

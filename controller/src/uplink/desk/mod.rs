@@ -130,16 +130,15 @@ pub struct DeskStats {
     pub entries: u64,
     /// Entries that came again.
     pub duplicates: u64,
-    /// Uploads dropped because one before them is missing.
-    pub gaps: u64,
     /// Entries that could not be decoded.
     pub quarantined: u64,
     /// Entries that were acknowledged by an earlier controller and are not here.
     pub lost: u64,
-    /// Envelopes that were heard before.
-    pub replayed: u64,
-    /// Messages that were refused, by code.
-    pub refused: BTreeMap<&'static str, u64>,
+    /// Messages that were not taken, by code: `envelope.replayed` for those heard
+    /// before, `stream.gap` for uploads that do not follow what has arrived.
+    pub refused: BTreeMap<ErrorCode, u64>,
+    /// Messages of ours that nodes did not take, by the code that they gave.
+    pub rejected: BTreeMap<ErrorCode, u64>,
     /// Batches that could not be made durable.
     pub commits_failed: u64,
     /// Receipts that were taken.
@@ -187,6 +186,8 @@ pub struct Desk<S> {
     fleet: Arc<Fleet>,
     key: Arc<SigningKey>,
     trust: Arc<CurrentTrust>,
+    /// The sessions that run are yet to be given the trust set.
+    trust_is_new: bool,
     intake: Intake,
     sink: S,
     seats: BTreeMap<NodeId, Seat>,
@@ -228,6 +229,7 @@ impl<S: FrameSink> Desk<S> {
             fleet,
             key,
             trust,
+            trust_is_new: false,
             cursor: intake.cursor()?,
             intake,
             sink,
@@ -283,9 +285,10 @@ impl<S: FrameSink> Desk<S> {
         self.key = key;
     }
 
-    /// The trust set in force; every session gets it.
+    /// The trust set in force; every session gets it with the next batch.
     pub fn set_trust(&mut self, trust: Arc<CurrentTrust>) {
         self.trust = trust;
+        self.trust_is_new = true;
     }
 
     /// What the controller says after its start: nodes say hello again.
@@ -325,6 +328,12 @@ impl<S: FrameSink> Desk<S> {
         self.work = Work::default();
         if self.stale && self.load_commands(now).is_ok() {
             self.stale = false;
+        }
+        if std::mem::take(&mut self.trust_is_new) {
+            let nodes: Vec<NodeId> = self.seats.keys().copied().collect();
+            for node in nodes {
+                self.order_trust(node, now);
+            }
         }
     }
 
@@ -457,7 +466,7 @@ impl<S: FrameSink> Desk<S> {
     }
 
     fn refuse(&mut self, code: ErrorCode) {
-        *self.stats.refused.entry(code.text()).or_default() += 1;
+        *self.stats.refused.entry(code).or_default() += 1;
     }
 
     /// Takes one publish.
@@ -548,7 +557,7 @@ impl<S: FrameSink> Desk<S> {
             return;
         }
         if !seat.link.admit(header.counter) {
-            self.stats.replayed += 1;
+            self.refuse(ErrorCode::EnvelopeReplayed);
             return;
         }
         seat.link.hear(now);
@@ -566,6 +575,14 @@ impl<S: FrameSink> Desk<S> {
             (Kind::LIVE_SAMPLES, Topic::Session(_)) => opened
                 .decode::<LiveSamples>()
                 .map(|live| self.live_samples(node, &live, now)),
+            // A rejection is never answered, or two peers would go on for ever.
+            (Kind::REJECT, Topic::Session(_)) => {
+                match opened.decode::<Reject>() {
+                    Ok(reject) => self.rejected(node, &reject),
+                    Err(_) => self.refuse(ErrorCode::MessageMalformed),
+                }
+                return;
+            }
             _ => {
                 self.reject(
                     node,
@@ -579,6 +596,20 @@ impl<S: FrameSink> Desk<S> {
         if let Err(error) = outcome {
             self.reject_decode(node, opened, &error);
         }
+    }
+
+    /// A node could not take what it was sent.
+    fn rejected(&mut self, node: NodeId, reject: &Reject) {
+        // A newer node may say a code that is not known here.
+        let code = ErrorCode::from_text(&reject.code).unwrap_or(ErrorCode::Internal);
+        *self.stats.rejected.entry(code).or_default() += 1;
+        tracing::warn!(
+            %node,
+            kind = reject.kind,
+            version = reject.version,
+            code = code.text(),
+            "a node does not take what it was sent"
+        );
     }
 
     fn reject_decode(&mut self, node: NodeId, opened: &Opened<'_>, error: &DecodeError) {
@@ -665,13 +696,11 @@ impl<S: FrameSink> Desk<S> {
                         entries: lost,
                     });
                 }
-                if hello.trust_version < self.trust.version {
-                    self.order_trust(node, now);
-                }
+                self.order_trust(node, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);
             }
-            Greeting::Replayed => self.stats.replayed += 1,
+            Greeting::Replayed => self.refuse(ErrorCode::EnvelopeReplayed),
             Greeting::Refused(suspect) => {
                 self.reject(
                     node,
@@ -710,6 +739,7 @@ impl<S: FrameSink> Desk<S> {
         }
         self.acknowledge(node, None, opened.header.sent_at);
         // What did not fit into the window, or waited for the node.
+        self.order_trust(node, now);
         self.carry_open_commands(node, now);
         self.dispatch.online(node);
     }

@@ -111,12 +111,6 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::NodeRenamed(event) => self.order_labels(event.node, now),
             Event::NodeRelabelled(event) => self.order_labels(event.node, now),
-            Event::TrustPublished(_) => {
-                let nodes: Vec<NodeId> = self.seats.keys().copied().collect();
-                for node in nodes {
-                    self.order_trust(node, now);
-                }
-            }
             Event::IdentityResolved(event) => {
                 self.carry_open_commands(event.node, now);
                 self.dispatch.online(event.node);
@@ -132,6 +126,8 @@ impl<S: FrameSink> Desk<S> {
             | Event::NodeJoined(_)
             | Event::NodeApproved(_)
             | Event::NodeCertified(_)
+            // The set itself comes from the pki, once it is in force.
+            | Event::TrustPublished(_)
             | Event::IdentitySuspected(_)
             | Event::PrincipalCreated(_)
             | Event::PrincipalDisabled(_)
@@ -296,7 +292,17 @@ impl<S: FrameSink> Desk<S> {
         }
     }
 
+    /// Gives a session the trust set in force, unless the node holds it or it is on
+    /// its way.
     pub(super) fn order_trust(&mut self, node: NodeId, now: UnixMillis) {
+        let version = self.trust.version;
+        let lacks = self
+            .seats
+            .get(&node)
+            .is_some_and(|seat| seat.link.lacks_trust(version));
+        if !lacks {
+            return;
+        }
         let body = DownBody::Trust(self.trust.signed.clone());
         self.order(node, Order::Other(body), now);
     }

@@ -19,7 +19,7 @@ use protocol::message;
 use protocol::session::{Acks, BootId, Nonce, StreamOffer};
 use protocol::state::{Budgets, Lifecycle, StateItem, StateValue};
 use protocol::stream::{Entry, EntryKind};
-use protocol::trust::SignedTrust;
+use protocol::trust::{SignedTrust, TrustSet};
 
 use super::*;
 use crate::domain::access::caller::Caller;
@@ -157,11 +157,19 @@ fn controller_key() -> Arc<SigningKey> {
 }
 
 fn trust(version: u64) -> Arc<CurrentTrust> {
+    let set = TrustSet {
+        fleet: FLEET,
+        version,
+        issued_at: UnixMillis(1),
+        controller_keys: Vec::new(),
+        authorities: Vec::new(),
+        release_keys: Vec::new(),
+    };
     Arc::new(CurrentTrust {
         version,
         signed: SignedTrust {
-            bytes: vec![1],
-            signature: vec![2],
+            bytes: protocol::message::encode(&set),
+            signature: vec![0; 64],
         },
     })
 }
@@ -616,7 +624,7 @@ fn entries_are_taken_once_and_gaps_send_the_node_back() {
     let third = node.upload(Stream::Telemetry, 5, vec![frame(6, b"d")], world.now);
     world.deliver(vec![first, third]);
     assert_eq!(world.acked(&node, Stream::Telemetry), Some(4));
-    assert_eq!(world.desk.stats().gaps, 1);
+    assert_eq!(world.desk.stats().refused[&ErrorCode::StreamGap], 1);
 
     let overlap = node.upload(
         Stream::Telemetry,
@@ -637,7 +645,7 @@ fn entries_are_taken_once_and_gaps_send_the_node_back() {
 
     // The same envelope again is a replay.
     world.deliver(vec![missing]);
-    assert_eq!(world.desk.stats().replayed, 1);
+    assert_eq!(world.desk.stats().refused[&ErrorCode::EnvelopeReplayed], 1);
     assert!(world.told(&node).is_empty());
     assert!(world.doubts().is_empty());
 }
@@ -775,11 +783,11 @@ fn bad_envelopes_are_counted_by_code_and_change_nothing() {
     assert_eq!(
         world.desk.stats().refused,
         BTreeMap::from([
-            ("envelope.bad_signature", 1),
-            ("envelope.wrong_fleet", 1),
-            ("envelope.malformed", 3),
-            ("envelope.too_large", 1),
-            ("envelope.unknown_key", 3),
+            (ErrorCode::EnvelopeBadSignature, 1),
+            (ErrorCode::EnvelopeWrongFleet, 1),
+            (ErrorCode::EnvelopeMalformed, 3),
+            (ErrorCode::EnvelopeTooLarge, 1),
+            (ErrorCode::EnvelopeUnknownKey, 3),
         ])
     );
     world.deliver(vec![good]);
@@ -811,6 +819,39 @@ fn unknown_kinds_and_versions_and_malformed_payloads_are_answered() {
             "message.unknown_kind",
             "message.unknown_kind",
         ]
+    );
+}
+
+#[test]
+fn what_a_node_does_not_take_is_counted_and_never_answered() {
+    let mut world = World::new();
+    let mut node = world.join(1);
+    world.connect(&mut node);
+    let session = Topic::Session(node.id);
+    for code in ["message.unknown_version", "a.code_of_tomorrow"] {
+        let reject = message::encode(&Reject {
+            kind: Kind::DOWN.0,
+            version: 1,
+            counter: 1,
+            code: code.to_owned(),
+            detail: String::new(),
+        });
+        let said = node.seal_raw(session, Kind::REJECT, 1, &reject, world.now);
+        world.deliver(vec![said]);
+    }
+    let garbled = node.seal_raw(session, Kind::REJECT, 1, &[0xff; 40], world.now);
+    world.deliver(vec![garbled]);
+    assert!(world.told(&node).is_empty(), "{:?}", world.heard);
+    assert_eq!(
+        world.desk.stats().rejected,
+        BTreeMap::from([
+            (ErrorCode::MessageUnknownVersion, 1),
+            (ErrorCode::Internal, 1)
+        ])
+    );
+    assert_eq!(
+        world.desk.stats().refused,
+        BTreeMap::from([(ErrorCode::MessageMalformed, 1)])
     );
 }
 
@@ -1306,7 +1347,10 @@ fn a_revoked_node_is_cut_off_and_its_targets_end() {
     let hello = node.hello(world.now);
     world.deliver(vec![beat, hello]);
     assert!(world.told(&node).is_empty());
-    assert_eq!(world.desk.stats().refused["envelope.unknown_key"], 2);
+    assert_eq!(
+        world.desk.stats().refused[&ErrorCode::EnvelopeUnknownKey],
+        2
+    );
 }
 
 #[test]
@@ -1324,17 +1368,42 @@ fn labels_and_trust_reach_live_sessions() {
     assert!(
         matches!(&orders[..], [Down { body: DownBody::Labels { labels: told, .. }, .. }] if *told == labels)
     );
+    // A new set goes to the sessions that run, and again until the node says that
+    // it has it.
+    let is_trust = |orders: &[Down]| {
+        matches!(
+            orders,
+            [Down {
+                body: DownBody::Trust(_),
+                ..
+            }]
+        )
+    };
     world.desk.set_trust(trust(2));
+    world.deliver(vec![]);
+    let orders = world.orders(&node);
+    assert!(is_trust(&orders));
+    let number = orders[0].number;
+    let id = node.id;
+    let held = |world: &World| {
+        let presence = world.desk.board().presence(id);
+        presence.unwrap().session.unwrap().trust_version
+    };
+    let beat = node.heartbeat(0, world.now);
+    world.deliver(vec![beat]);
+    assert!(world.orders(&node).is_empty(), "it is on its way");
+    assert_eq!(held(&world), 1);
+    let beat = node.heartbeat(number, world.now);
+    world.deliver(vec![beat]);
+    assert!(world.orders(&node).is_empty());
+    assert_eq!(held(&world), 2);
+
+    // A node that comes with an older one gets it with its welcome.
+    world.desk.set_trust(trust(3));
     let hello = node.hello(world.now);
     world.deliver(vec![hello]);
     let orders = world.orders(&node);
-    assert!(matches!(
-        &orders[..],
-        [Down {
-            body: DownBody::Trust(_),
-            ..
-        }]
-    ));
+    assert!(is_trust(orders.last().map_or(&[], std::slice::from_ref)));
 }
 
 #[test]

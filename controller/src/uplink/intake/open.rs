@@ -10,6 +10,7 @@ use super::{
     COMMANDS, FORMAT, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT, QUARANTINE, RECEIPTS,
     STATES, TARGETS,
 };
+use crate::journal::medium::AnyBackend;
 
 /// Memory for pages. The hot rows of ten thousand nodes are a few megabytes.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -43,7 +44,7 @@ impl Medium {
                     .len()
                     .map_err(|error| self.fault(redb::StorageError::from(error)))?
                     == 0;
-                self.open_backend(Boxed(backend), fresh)
+                self.open_backend(AnyBackend(backend), fresh)
             }
         }
     }
@@ -165,33 +166,4 @@ fn lay_out(database: &Database) -> Result<(), redb::Error> {
     }
     transaction.commit()?;
     Ok(())
-}
-
-#[derive(Debug)]
-struct Boxed(Box<dyn StorageBackend>);
-
-impl StorageBackend for Boxed {
-    fn len(&self) -> Result<u64, std::io::Error> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> Result<(), std::io::Error> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
-        self.0.write(offset, data)
-    }
-
-    fn close(&self) -> Result<(), std::io::Error> {
-        self.0.close()
-    }
 }

@@ -36,7 +36,7 @@ fn tls(pki: &Pki, node: NodeId) -> Arc<ClientConfig> {
         .collect::<Result<Vec<_>, _>>()
         .unwrap();
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(pki.authority_pem().as_bytes()).unwrap();
+    let authority = CertificateDer::from_pem_slice(pki.authorities_pem().as_bytes()).unwrap();
     roots.add(authority).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
