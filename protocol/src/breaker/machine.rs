@@ -291,7 +291,10 @@ impl fmt::Display for Span {
             (60_000, "min"),
             (1_000, "s"),
         ];
-        match units.iter().find(|(ms, _)| self.0 != 0 && self.0 % ms == 0) {
+        match units
+            .iter()
+            .find(|(ms, _)| self.0 != 0 && self.0.is_multiple_of(*ms))
+        {
             Some((ms, name)) => write!(f, "{} {name}", self.0 / ms),
             None => write!(f, "{} ms", self.0),
         }

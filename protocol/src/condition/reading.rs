@@ -53,7 +53,7 @@ impl Expression {
         let pair = Pair {
             samples,
             before: &baseline.counters,
-            seconds: (at > baseline.at && passed <= gap).then(|| passed.as_secs_f64()),
+            seconds: (at > baseline.at && passed <= gap).then_some(passed.as_secs_f64()),
         };
         let readings = match &self.test {
             Test::Absent => self.value.present(samples),
@@ -105,7 +105,10 @@ impl Value {
             Source::CpuBusy => {
                 let there = pair.samples.get(SeriesId::CPU_USER, "").is_some();
                 let reading = reading(pair.cpu_busy(), threshold);
-                there.then(|| (Label::NONE, reading)).into_iter().collect()
+                there
+                    .then_some((Label::NONE, reading))
+                    .into_iter()
+                    .collect()
             }
             Source::Series(series) => pair
                 .samples

@@ -231,6 +231,8 @@ enum Event {
     Order(Input),
 }
 
+type Verified = Result<Policy, PolicyError>;
+
 /// What is the same in every state: keys, names, and policies signed before.
 struct World {
     fleet: FleetId,
@@ -238,7 +240,8 @@ struct World {
     forger: SigningKey,
     labels: Labels,
     signed: RefCell<BTreeMap<(u64, Issue), SignedPolicy>>,
-    verified: RefCell<BTreeMap<(u64, Issue, u64), Result<Policy, PolicyError>>>,
+    /// By epoch, policy, and the epoch that was held.
+    verified: RefCell<BTreeMap<(u64, Issue, u64), Verified>>,
 }
 
 fn id(node: usize) -> NodeId {
@@ -271,7 +274,7 @@ impl World {
         }
     }
 
-    fn verify(&self, epoch: u64, issue: &Issue, held: u64) -> Result<Policy, PolicyError> {
+    fn verify(&self, epoch: u64, issue: &Issue, held: u64) -> Verified {
         let mut verified = self.verified.borrow_mut();
         let key = (epoch, issue.clone(), held);
         verified

@@ -103,13 +103,12 @@ proptest! {
     ) {
         for (input, moved) in run(rule, acts, &clock).moved {
             for transition in moved.iter().filter(|moved| moved.to == BreakerState::Closed) {
-                match &transition.reason {
-                    Reason::Reset(_) => prop_assert!(matches!(input, Some(Input::Reset(_)))),
-                    Reason::ProbesSucceeded { succeeded, .. } => {
-                        prop_assert_eq!(transition.from, BreakerState::HalfOpen);
-                        prop_assert!(*succeeded >= rule.recovery.successes.max(1));
-                    }
-                    other => prop_assert!(false, "closed by {other}"),
+                if let Reason::ProbesSucceeded { succeeded, .. } = &transition.reason {
+                    prop_assert_eq!(transition.from, BreakerState::HalfOpen);
+                    prop_assert!(*succeeded >= rule.recovery.successes.max(1));
+                } else {
+                    prop_assert!(matches!(transition.reason, Reason::Reset(_)));
+                    prop_assert!(matches!(input, Some(Input::Reset(_))));
                 }
             }
         }
