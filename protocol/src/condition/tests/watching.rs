@@ -273,6 +273,24 @@ fn what_is_gone_does_not_hold_for_ever() {
 }
 
 #[test]
+fn what_is_gone_clears_by_the_steps_that_found_it_gone() {
+    let mut watch = watch("temp > 85C for 20s");
+    for second in [0, 10, 20] {
+        watch.step(
+            &set(&[(SeriesId::TEMP, "core", 900)]),
+            UnixMillis(second * 1000),
+        );
+    }
+    assert_eq!(watch.holding().count(), 1);
+    let mut cleared = Vec::new();
+    for second in [60, 70, 1000, 1010, 1020] {
+        let turns = watch.step(&SampleSet::new(), UnixMillis(second * 1000));
+        cleared.extend(turns.into_iter().map(|_| second));
+    }
+    assert_eq!(cleared, [1020]);
+}
+
+#[test]
 fn after_a_restart_it_goes_on_and_says_when_it_is_clear() {
     let mut watch = watch("load.1m > 4");
     watch.resume(Label::NONE, UnixMillis(0));
