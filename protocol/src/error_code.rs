@@ -157,7 +157,7 @@ pub enum ErrorCode {
     TrustRootOffline,
     TrustUnfit,
     TrustInUse,
-    TrustAuthorityNotFound,
+    TrustNotFound,
     Internal,
 }
 
@@ -268,7 +268,7 @@ impl ErrorCode {
         Self::TrustRootOffline,
         Self::TrustUnfit,
         Self::TrustInUse,
-        Self::TrustAuthorityNotFound,
+        Self::TrustNotFound,
         Self::Internal,
     ];
 
@@ -1119,15 +1119,15 @@ impl ErrorCode {
                 409,
                 AfterFix,
                 Operator,
-                "nodes or the controller still need the CA that is to leave the trust set",
-                "wait until the nodes have renewed, or add --force: they then renew by HTTPS",
+                "nodes or the controller still need the key or CA that is to leave the trust set",
+                "rotate it first; wait until the nodes have renewed, or add --force: they then renew by HTTPS",
             ),
-            Self::TrustAuthorityNotFound => (
-                "trust.authority_not_found",
+            Self::TrustNotFound => (
+                "trust.not_found",
                 404,
                 AfterFix,
                 Caller,
-                "no CA of this fingerprint is in the trust set",
+                "no such signing key or CA is in the trust set",
                 "see `flotilla trust show`",
             ),
             Self::Internal => (
