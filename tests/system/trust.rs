@@ -128,8 +128,13 @@ fn who_is_there_follows_both_rotations_and_who_was_away_comes_back() {
     refused.refused_with("trust.in_use");
     assert!(refused.err.contains("2 active nodes"), "{refused}");
     assert!(refused.err.contains("away") && refused.err.contains("steady"));
+    cli.ask(&["trust", "retire-signing-key", "00000000"])
+        .refused_with("trust.not_found");
+    cli.ok(&["trust", "retire-signing-key", &first_key]);
+    assert_eq!(trust(&cli)["keys"].as_array().unwrap().len(), 1);
+    obeys(&cli, "steady");
     cli.ask(&["trust", "retire-ca", "00000000"])
-        .refused_with("trust.authority_not_found");
+        .refused_with("trust.not_found");
 
     // A crash in between loses nothing of it.
     controller.kill();

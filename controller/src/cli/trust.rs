@@ -47,9 +47,16 @@ pub(super) async fn run(session: &mut Session, command: Trust) -> Result<Exit, C
             signing,
         } => {
             let body = ChangeTrust {
-                fingerprint: Some(fingerprint),
+                which: Some(fingerprint),
                 force,
                 ..asked(TrustChange::RetireCa, &signing)
+            };
+            change(session, body, signing).await
+        }
+        Trust::RetireSigningKey { key, signing } => {
+            let body = ChangeTrust {
+                which: Some(key),
+                ..asked(TrustChange::RetireSigningKey, &signing)
             };
             change(session, body, signing).await
         }
@@ -71,7 +78,7 @@ pub(super) async fn run(session: &mut Session, command: Trust) -> Result<Exit, C
 fn asked(change: TrustChange, signing: &Signing) -> ChangeTrust {
     ChangeTrust {
         change,
-        fingerprint: None,
+        which: None,
         force: false,
         unsigned: signing.out.is_some(),
     }

@@ -26,8 +26,8 @@ use crate::operation::failure::Failure;
 use crate::operation::view::Stamp;
 use crate::pki::{Change, CurrentTrust, Duty, PkiError, Staged, TrustFacts, fingerprints};
 
-/// Fewest digits by which a CA may be named.
-const FINGERPRINT_DIGITS_MIN: usize = 8;
+/// Fewest digits by which a key or CA may be named.
+const DIGITS_MIN: usize = 8;
 
 impl Operations {
     /// The trust set in force, and how far nodes are with it.
@@ -62,7 +62,14 @@ impl Operations {
             TrustChange::RotateSigningKey => Change::RotateSigning,
             TrustChange::RotateCa => Change::RotateAuthority,
             TrustChange::RetireCa => {
-                Change::RetireAuthority(self.find_authority(asked.fingerprint.as_deref())?)
+                let facts = pki.trust_facts().map_err(failure)?;
+                let all = facts.authorities.iter().map(|(digest, ..)| *digest);
+                Change::RetireAuthority(find("CA", asked.which.as_deref(), all)?.0)
+            }
+            TrustChange::RetireSigningKey => {
+                let facts = pki.trust_facts().map_err(failure)?;
+                let all = facts.keys.iter().map(|(key, _)| *key);
+                Change::RetireSigning(find("signing key", asked.which.as_deref(), all)?)
             }
         };
         let Some(set) = pki.draft(change, now).map_err(failure)? else {
@@ -133,37 +140,6 @@ impl Operations {
         })
     }
 
-    /// A CA of the set by its fingerprint, or by the beginning of it.
-    fn find_authority(&self, text: Option<&str>) -> Result<[u8; 32], Failure> {
-        let text = text.unwrap_or_default().to_ascii_lowercase();
-        let is_hex = text.chars().all(|digit| digit.is_ascii_hexdigit());
-        if text.len() < FINGERPRINT_DIGITS_MIN || !is_hex {
-            return Err(Failure::new(
-                ErrorCode::RequestInvalid,
-                format!(
-                    "a CA is named by at least {FINGERPRINT_DIGITS_MIN} hex digits of its fingerprint"
-                ),
-            ));
-        }
-        let facts = self.about.pki.trust_facts().map_err(failure)?;
-        let found: Vec<Digest> = facts
-            .authorities
-            .iter()
-            .map(|(fingerprint, ..)| *fingerprint)
-            .filter(|fingerprint| fingerprint.to_string().starts_with(&text))
-            .collect();
-        match found.as_slice() {
-            [one] => Ok(one.0),
-            _ => Err(Failure::new(
-                ErrorCode::TrustAuthorityNotFound,
-                format!(
-                    "{} CAs of the trust set have a fingerprint that begins with {text}",
-                    found.len()
-                ),
-            )),
-        }
-    }
-
     fn trust_view(&self) -> Result<TrustView, Failure> {
         let facts = self.about.pki.trust_facts().map_err(failure)?;
         let fleet = self.engine.fleet();
@@ -205,6 +181,35 @@ impl Operations {
             nodes_behind: behind,
             nodes_unheard: unheard,
         })
+    }
+}
+
+/// The key or CA of the set that is named by its digits, or by the first of them.
+fn find<T: ToString>(
+    kind: &str,
+    which: Option<&str>,
+    all: impl Iterator<Item = T>,
+) -> Result<T, Failure> {
+    let text = which.unwrap_or_default().to_ascii_lowercase();
+    let is_hex = text.chars().all(|digit| digit.is_ascii_hexdigit());
+    if text.len() < DIGITS_MIN || !is_hex {
+        return Err(Failure::new(
+            ErrorCode::RequestInvalid,
+            format!("a {kind} is named by at least {DIGITS_MIN} of its hex digits, as shown"),
+        ));
+    }
+    let mut found: Vec<T> = all
+        .filter(|one| one.to_string().starts_with(&text))
+        .collect();
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (last, others) => Err(Failure::new(
+            ErrorCode::TrustNotFound,
+            format!(
+                "the trust set has {} of the kind {kind} that begin with {text}",
+                others + usize::from(last.is_some())
+            ),
+        )),
     }
 }
 

@@ -177,6 +177,13 @@ impl Authority {
         Self::read(files, fleet, NEXT_CERTIFICATE, NEXT_KEY)
     }
 
+    /// Removes the CA that waits. The certificates first: without them there is
+    /// none.
+    pub(super) fn forget_next(files: &KeyDirectory) -> Result<(), PkiError> {
+        files.remove(NEXT_CERTIFICATE)?;
+        files.remove(NEXT_KEY)
+    }
+
     /// Puts the waiting CA in the place of this one.
     pub(super) fn take_over(files: &KeyDirectory, fleet: FleetId) -> Result<Self, PkiError> {
         files.write(KEY, &files.require(NEXT_KEY)?)?;

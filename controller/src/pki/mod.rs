@@ -137,6 +137,18 @@ pub enum PkiError {
         /// Which.
         fingerprint: Digest,
     },
+    /// No such signing key is in the trust set.
+    #[error("no signing key {key} is in the trust set")]
+    UnknownSigning {
+        /// What was asked for.
+        key: PublicKey,
+    },
+    /// The key signs.
+    #[error("key {key} signs for the controller; rotate it first")]
+    SigningInUse {
+        /// Which.
+        key: PublicKey,
+    },
     /// The trust set holds as many CAs as it may.
     #[error("the trust set holds as many CAs as it may; retire one first")]
     TooManyAuthorities,
@@ -155,8 +167,8 @@ impl PkiError {
             Self::RootOffline => ErrorCode::TrustRootOffline,
             Self::Trust(error) => error.code(),
             Self::Unfit { .. } => ErrorCode::TrustUnfit,
-            Self::UnknownAuthority { .. } => ErrorCode::TrustAuthorityNotFound,
-            Self::AuthorityInUse { .. } => ErrorCode::TrustInUse,
+            Self::UnknownAuthority { .. } | Self::UnknownSigning { .. } => ErrorCode::TrustNotFound,
+            Self::AuthorityInUse { .. } | Self::SigningInUse { .. } => ErrorCode::TrustInUse,
             Self::TooManyAuthorities => ErrorCode::LimitReached,
         }
     }

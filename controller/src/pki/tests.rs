@@ -292,6 +292,50 @@ fn a_rotation_of_the_signing_key_overlaps_and_survives_restarts() {
 }
 
 #[test]
+fn a_signing_key_leaves_when_asked_and_never_the_one_that_signs() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(config(directory.path()), NOW).unwrap();
+    let stolen = pki.signing().borrow().public();
+    let error = change(&pki, Change::RetireSigning(stolen), NOW).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::TrustInUse);
+    change(&pki, Change::RotateSigning, NOW).unwrap();
+    let done = NOW.after(Duration::from_secs(100));
+    assert!(pki.take_over(done).unwrap().signing);
+    let signing = pki.signing().borrow().public();
+    assert_eq!(
+        change(&pki, Change::RetireSigning(stolen), done).unwrap(),
+        3
+    );
+    assert_eq!(set(&pki).controller_keys, [signing]);
+    let error = change(&pki, Change::RetireSigning(stolen), done).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::TrustNotFound);
+}
+
+#[test]
+fn what_was_announced_and_called_off_is_never_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(config(directory.path()), NOW).unwrap();
+    let signing = pki.signing().borrow().public();
+    let issuing = pki.authority_fingerprint();
+    let announce = || {
+        change(&pki, Change::RotateSigning, NOW).unwrap();
+        change(&pki, Change::RotateAuthority, NOW).unwrap();
+        let keys = set(&pki).controller_keys;
+        let key = keys.into_iter().find(|key| *key != signing).unwrap();
+        let cas = authorities(&pki);
+        let ca = cas.iter().map(|ca| certificate::fingerprint(ca));
+        (key, ca.clone().find(|ca| *ca != issuing).unwrap())
+    };
+    let (key, ca) = announce();
+    change(&pki, Change::RetireSigning(key), NOW).unwrap();
+    change(&pki, Change::RetireAuthority(ca), NOW).unwrap();
+    let done = NOW.after(Duration::from_secs(500));
+    assert_eq!(pki.take_over(done).unwrap(), TakenOver::default());
+    let (later_key, later_ca) = announce();
+    assert_ne!((later_key, later_ca), (key, ca));
+}
+
+#[test]
 fn the_overlap_begins_when_a_set_comes_into_force_not_when_it_was_drafted() {
     let directory = tempfile::tempdir().unwrap();
     let pki = Pki::open(config(directory.path()), NOW).unwrap();
@@ -351,7 +395,7 @@ fn a_rotation_of_the_ca_overlaps_and_who_knows_either_is_served() {
     );
     assert_eq!(error.unwrap_err().code(), ErrorCode::TrustInUse);
     let error = change(&pki, Change::RetireAuthority([9; 32]), done);
-    assert_eq!(error.unwrap_err().code(), ErrorCode::TrustAuthorityNotFound);
+    assert_eq!(error.unwrap_err().code(), ErrorCode::TrustNotFound);
     assert_eq!(change(&pki, Change::RetireAuthority(old), done).unwrap(), 3);
     assert_eq!(authorities(&pki), next);
     assert!(

@@ -57,6 +57,8 @@ pub enum Change {
     RotateAuthority,
     /// Take a CA out, by SHA-256 of its certificate.
     RetireAuthority([u8; 32]),
+    /// Take a signing key out.
+    RetireSigning(PublicKey),
 }
 
 /// What a key or CA of the trust set is for.
@@ -233,6 +235,15 @@ impl Trust {
                 set.authorities
                     .retain(|pem| fingerprint_of_pem(pem) != Some(fingerprint));
             }
+            Change::RetireSigning(key) => {
+                if !self.set.controller_keys.contains(&key) {
+                    return Err(PkiError::UnknownSigning { key });
+                }
+                if key == self.signing.public() {
+                    return Err(PkiError::SigningInUse { key });
+                }
+                set.controller_keys.retain(|held| *held != key);
+            }
         }
         Ok(Some(set))
     }
@@ -311,10 +322,33 @@ impl Trust {
 
     /// Puts a staged set in force.
     pub(super) fn install(&mut self, files: &KeyDirectory, staged: Staged) -> Result<(), PkiError> {
+        self.give_up_announced(files, &staged.set)?;
         files.write(TRUST, &message::encode(&staged.signed))?;
         self.set = staged.set;
         self.signed = staged.signed;
         files.remove(STAGED)
+    }
+
+    /// A next key or CA that was announced and is in the set no longer was called
+    /// off, and is never drafted again. Before the new set, so that no crash leaves
+    /// it looking as if it had never been announced.
+    fn give_up_announced(&self, files: &KeyDirectory, to: &TrustSet) -> Result<(), PkiError> {
+        if let Some(bytes) = files.read(NEXT)? {
+            let next = parse_key(files, NEXT, &bytes)?.public();
+            let held = |set: &TrustSet| set.controller_keys.contains(&next);
+            if held(&self.set) && !held(to) {
+                files.remove(NEXT)?;
+                files.remove(NEXT_SINCE)?;
+            }
+        }
+        if let Some(next) = Authority::next(files, self.fleet)?
+            && self.holds(next.fingerprint())
+            && !holds(to, next.fingerprint())
+        {
+            Authority::forget_next(files)?;
+            files.remove(NEXT_AUTHORITY_SINCE)?;
+        }
+        Ok(())
     }
 
     /// Decides about a set that a crash left staged: it counts if the journal

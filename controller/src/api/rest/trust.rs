@@ -27,8 +27,8 @@ async fn show(who: Who, State(face): State<Arc<Face>>) -> Answer<TrustView> {
     json(face.operations.trust(&who))
 }
 
-/// Rotates the signing key or the CA, or retires a CA; or drafts that for a root
-/// key that is elsewhere.
+/// Rotates the signing key or the CA, or retires one; or drafts that for a root key
+/// that is elsewhere.
 #[utoipa::path(post, path = "/trust/changes", tag = "trust", request_body = ChangeTrust,
     responses((status = 200, body = TrustChanged), Refusals))]
 async fn change(

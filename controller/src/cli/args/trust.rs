@@ -28,6 +28,15 @@ pub enum Trust {
         #[command(flatten)]
         signing: Signing,
     },
+    /// Take a signing key out of the trust set that signs no longer, or that was only announced
+    #[command(after_help = "Example:\n  flotilla trust retire-signing-key 9c41d0aa")]
+    RetireSigningKey {
+        /// The public key, as shown, or its first 8 digits or more
+        key: String,
+        /// Where it is signed
+        #[command(flatten)]
+        signing: Signing,
+    },
     /// Sign a request by the root key, offline, where that key is
     #[command(
         after_help = "Example:\n  flotilla trust sign --root-key root.key request.trust --to signed.trust"

@@ -71,6 +71,8 @@ pub enum TrustChange {
     RotateCa,
     /// Take a CA out of the set.
     RetireCa,
+    /// Take a signing key out of the set.
+    RetireSigningKey,
 }
 
 /// A change of the trust set.
@@ -79,9 +81,10 @@ pub enum TrustChange {
 pub struct ChangeTrust {
     /// What to change.
     pub change: TrustChange,
-    /// With `retire_ca`: the CA, by its fingerprint or the beginning of it.
+    /// With `retire_ca` and `retire_signing_key`: which, by the CA's fingerprint or
+    /// the public key, or by the first 8 digits or more.
     #[serde(default)]
-    pub fingerprint: Option<String>,
+    pub which: Option<String>,
     /// With `retire_ca`: also when nodes still need it; they renew by HTTPS.
     #[serde(default)]
     pub force: bool,
