@@ -617,13 +617,17 @@ impl ContainerRuntime for World {
 }
 
 /// A content in parts.
-pub(super) struct Parts(Vec<u8>);
+pub(super) struct Parts(Vec<u8>, String);
 
 impl Chunks for Parts {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, FetchError> {
         let rest = self.0.split_off(self.0.len().min(3));
         let part = std::mem::replace(&mut self.0, rest);
         Ok((!part.is_empty()).then_some(part))
+    }
+
+    fn sha256(&self) -> Option<String> {
+        Some(self.1.clone())
     }
 }
 
@@ -637,7 +641,9 @@ impl Fetcher for World {
             .await;
         let mut found = found.ok_or_else(|| FetchError::NotFound(digest.clone()))?;
         let offset = usize::try_from(offset).unwrap();
-        Ok(Parts(found.split_off(offset.min(found.len()))))
+        let hash = ring::digest::digest(&ring::digest::SHA256, &found);
+        let hash = data_encoding::HEXLOWER.encode(hash.as_ref());
+        Ok(Parts(found.split_off(offset.min(found.len())), hash))
     }
 }
 
