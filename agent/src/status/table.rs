@@ -213,7 +213,10 @@ fn deployment_lines(state: &DeploymentState, now: UnixMillis) -> Vec<String> {
         text
     });
     let drift = state.drift.iter().map(|what| format!("  put back: {what}"));
-    std::iter::once(head).chain(workloads).chain(drift).collect()
+    std::iter::once(head)
+        .chain(workloads)
+        .chain(drift)
+        .collect()
 }
 
 fn refused(status: &AgentStatus) -> String {
