@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod moment;
 pub mod operation;
 pub mod rejection;
+pub mod rollout;
 pub mod session;
 
 #[cfg(test)]
