@@ -23,7 +23,7 @@
 
 mod report;
 mod start;
-mod steer;
+pub mod steer;
 mod undo;
 
 use std::collections::{BTreeMap, BTreeSet};
