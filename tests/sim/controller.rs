@@ -12,6 +12,8 @@ use controller::domain::access::manage::RecoverAdmin;
 use controller::domain::command::issue::{
     Aim, CancelCommand, ConcludeCommand, EmptyAim, IssueCommand,
 };
+use controller::domain::deployment::apply::ForgetDeployment;
+use controller::domain::deployment::steer::RecordRollout;
 use controller::domain::event::Event;
 use controller::domain::fleet::Fleet;
 use controller::domain::fleet::admit::AdmitNode;
@@ -184,7 +186,7 @@ impl Machine {
             unix(now),
         )
         .ok()?;
-        desk.align(core.head().seq).ok()?;
+        desk.align(core.head().seq, unix(now)).ok()?;
         Some(Running { core, desk })
     }
 
@@ -449,6 +451,8 @@ impl Machine {
         for stored in stored {
             let targets = if let Event::CommandIssued(event) = &stored.record.event {
                 reader.targets(event.command, 0, 1000).unwrap()
+            } else if let Event::RolloutStarted(event) = &stored.record.event {
+                reader.targets(event.rollout, 0, 1000).unwrap()
             } else {
                 Vec::new()
             };
@@ -488,6 +492,12 @@ impl Machine {
                     counts,
                     merkle_root,
                 }),
+                DeskEvent::Decided(decision) => Operation::RecordRollout(RecordRollout {
+                    decision: *decision,
+                }),
+                DeskEvent::Gone(deployment) => {
+                    Operation::ForgetDeployment(ForgetDeployment { deployment })
+                }
                 DeskEvent::Lost { entries, .. } => {
                     self.lost += entries;
                     continue;

@@ -264,9 +264,8 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (allow, reach) = (Arc::clone(&self.allow), self.reach);
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
-                .await?
-                .collect();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let allowed: Vec<SocketAddr> = found
                 .into_iter()
                 .filter(|address| reach.allows(address.ip(), &allow))
@@ -315,4 +314,4 @@ fn failure(host: &str, error: &reqwest::Error) -> OutboundError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

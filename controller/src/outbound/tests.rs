@@ -62,9 +62,16 @@ fn get(url: &str) -> Request {
     }
 }
 
+/// A client, in a process whose `main` did not set TLS up.
+pub(crate) fn outbound(allow: Vec<Network>) -> Outbound {
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    assert!(installed.is_ok() || rustls::crypto::CryptoProvider::get_default().is_some());
+    Outbound::new(allow).unwrap()
+}
+
 fn client(allow: &[&str]) -> Outbound {
     let allow: Vec<Network> = allow.iter().map(|text| text.parse().unwrap()).collect();
-    Outbound::new(allow).unwrap()
+    outbound(allow)
 }
 
 #[tokio::test]
@@ -85,7 +92,10 @@ async fn loopback_is_reached_only_when_it_is_listed() {
         format!("http://localhost:{}/", address.port()),
     ] {
         let answer = client(&["127.0.0.0/8"]).send(get(&url)).await.unwrap();
-        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (200, &b"hello"[..])
+        );
     }
 }
 

@@ -24,9 +24,13 @@ impl Reference {
             !text.is_empty()
                 && !text.starts_with('/')
                 && text.chars().all(|c| {
-                    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | '/')
+                    c.is_ascii_lowercase()
+                        || c.is_ascii_digit()
+                        || matches!(c, '.' | '_' | '-' | '/')
                 })
-                && text.split('/').all(|part| !part.is_empty() && part != ".." && part != ".")
+                && text
+                    .split('/')
+                    .all(|part| !part.is_empty() && part != ".." && part != ".")
         };
         let is_tag = !tag.is_empty()
             && tag

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::outbound::address::Network;
+use crate::outbound::tests::outbound;
 
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -43,7 +44,7 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 
 async fn resolve(address: &str, allow: &[&str]) -> Result<String, Unresolved> {
     let allow: Vec<Network> = allow.iter().map(|text| text.parse().unwrap()).collect();
-    Registries::new(Outbound::new(allow).unwrap())
+    Registries::new(outbound(allow))
         .resolve(&format!("{address}/shop/web:1.2"))
         .await
 }
@@ -54,7 +55,11 @@ const LOOPBACK: &[&str] = &["127.0.0.0/8"];
 async fn a_tag_is_resolved_by_the_header_or_by_the_manifest() {
     let (address, _task) = registry(|head, _| {
         assert!(head.starts_with("HEAD /v2/shop/web/manifests/1.2 "));
-        answer("200 OK", &format!("docker-content-digest: {DIGEST}\r\n"), "")
+        answer(
+            "200 OK",
+            &format!("docker-content-digest: {DIGEST}\r\n"),
+            "",
+        )
     })
     .await;
     assert_eq!(resolve(&address, LOOPBACK).await.unwrap(), DIGEST);
@@ -75,8 +80,15 @@ async fn a_token_is_fetched_where_the_registry_says() {
     let (address, _task) = registry(|head, own| {
         if head.starts_with("GET /token?service=s&scope=repository%3Ashop%2Fweb%3Apull ") {
             answer("200 OK", "", r#"{"token":"abc"}"#)
-        } else if head.to_ascii_lowercase().contains("authorization: bearer abc") {
-            answer("200 OK", &format!("docker-content-digest: {DIGEST}\r\n"), "")
+        } else if head
+            .to_ascii_lowercase()
+            .contains("authorization: bearer abc")
+        {
+            answer(
+                "200 OK",
+                &format!("docker-content-digest: {DIGEST}\r\n"),
+                "",
+            )
         } else {
             let challenge =
                 format!("www-authenticate: Bearer realm=\"http://{own}/token\",service=\"s\"\r\n");
@@ -90,9 +102,18 @@ async fn a_token_is_fetched_where_the_registry_says() {
 #[tokio::test]
 async fn what_cannot_be_resolved_says_why() {
     let cases: [(Play, &str); 5] = [
-        (|_, _| answer("404 Not Found", "", ""), "has no shop/web:1.2"),
         (
-            |_, _| answer("401 Unauthorized", "www-authenticate: Basic realm=\"x\"\r\n", ""),
+            |_, _| answer("404 Not Found", "", ""),
+            "has no shop/web:1.2",
+        ),
+        (
+            |_, _| {
+                answer(
+                    "401 Unauthorized",
+                    "www-authenticate: Basic realm=\"x\"\r\n",
+                    "",
+                )
+            },
             "asks for credentials",
         ),
         (|_, _| answer("500 Oops", "", ""), "answered status 500"),

@@ -25,6 +25,7 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
+pub use board::RolloutStatus;
 pub use gate::FleetGate;
 pub use handle::{
     Health, Link, News, NewsOf, Presence, State, Target, TargetCounts, Uplink, UplinkError,

@@ -379,6 +379,8 @@ impl World {
                 | DeskEvent::Concluded { .. }
                 | DeskEvent::Progress { .. }
                 | DeskEvent::Ended { .. }
+                | DeskEvent::Decided(_)
+                | DeskEvent::Gone(_)
                 | DeskEvent::Disconnect(_)
                 | DeskEvent::Lost { .. } => None,
             })
@@ -1350,7 +1352,7 @@ fn records_are_taken_once_across_restarts() {
     world.restart();
     assert_eq!(world.desk.cursor(), 3);
     // The journal was restored from before the cancelling.
-    world.desk.align(2).unwrap();
+    world.desk.align(2, world.now).unwrap();
     assert_eq!(world.desk.cursor(), 2);
     assert_eq!(world.ended(command, &node), Some(Ended::Cancelled));
 }
