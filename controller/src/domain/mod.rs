@@ -11,6 +11,7 @@ pub mod access;
 pub mod audit;
 pub mod command;
 pub mod decide;
+pub mod deployment;
 pub mod digest;
 pub mod event;
 pub mod fleet;
