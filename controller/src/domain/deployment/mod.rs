@@ -10,7 +10,9 @@
 //! old revisions are forgotten instead, never one that nodes may still get.
 
 pub mod apply;
+pub mod compose;
 pub mod content;
+pub mod diff;
 pub mod event;
 pub mod rollouts;
 pub mod steer;
