@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use controller::domain::rollout::params::Params;
 use controller::domain::rollout::plan::{Candidate, Plan};
-use harness::sim::Chance;
+use harness::sim::chance::Chance;
 use protocol::id::{NodeId, RolloutId};
 use protocol::label::Labels;
 use protocol::time::UnixMillis;
@@ -56,7 +56,11 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(case: &Case, params: &Params) -> Self {
-        let mut chance = Chance::new(case.seed.wrapping_mul(0x9e37_79b9).wrapping_add(u64::from(case.nodes)));
+        let mut chance = Chance::new(
+            case.seed
+                .wrapping_mul(0x9e37_79b9)
+                .wrapping_add(u64::from(case.nodes)),
+        );
         let rollout = RolloutId::from_bytes(chance.bytes());
         let mut fates = BTreeMap::new();
         for _ in 0..case.nodes {
@@ -91,13 +95,19 @@ impl Fleet {
 }
 
 /// What happens when.
-#[derive(Default)]
 pub(crate) struct Agenda<T> {
     queue: BinaryHeap<Reverse<(UnixMillis, u64, T)>>,
     count: u64,
 }
 
 impl<T: Ord> Agenda<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            queue: BinaryHeap::new(),
+            count: 0,
+        }
+    }
+
     pub(crate) fn put(&mut self, at: UnixMillis, what: T) {
         self.count += 1;
         self.queue.push(Reverse((at, self.count, what)));

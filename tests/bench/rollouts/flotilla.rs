@@ -54,7 +54,7 @@ pub(crate) fn run(case: &Case) -> End {
     let mut run = Run {
         machine: Rollout::resume(Course::new(&started, START), rows, &up, START),
         fleet,
-        agenda: Agenda::default(),
+        agenda: Agenda::new(),
         end: End::default(),
         first_failure_at: None,
         told: BTreeSet::new(),
@@ -144,7 +144,11 @@ impl Run {
                     self.end.told += 1;
                     self.end.bad += u32::from(fate.fails);
                 }
-                let said = if fate.fails { Said::Failed } else { Said::Succeeded };
+                let said = if fate.fails {
+                    Said::Failed
+                } else {
+                    Said::Succeeded
+                };
                 (fate.after, said)
             }
             Want::Recall | Want::Revert => (GOING_BACK, Said::WentBack),

@@ -67,7 +67,7 @@ impl Rival {
         let params = Params::default();
         let fleet = Fleet::new(case, &params);
         let mut run = Run {
-            agenda: Agenda::default(),
+            agenda: Agenda::new(),
             pace: Pace::default(),
             end: End::default(),
             all: Results::default(),
@@ -107,8 +107,7 @@ impl Rival {
             run.now = run.now.after(Duration::from_millis(soak_ms));
         }
         run.end.took = run.now.since(START);
-        run.end.first_failure_to_quiet =
-            run.first_failure_at.map(|first| run.now.since(first));
+        run.end.first_failure_to_quiet = run.first_failure_at.map(|first| run.now.since(first));
         run.end
     }
 
