@@ -102,7 +102,7 @@ mod tests {
             (9, 10),
             (10, 15),
             (20, 22),
-            (100, 576),
+            (100, 574),
             (150, 1000),
         ] {
             assert_eq!(rate_after(&rate, succeeded), per_min, "after {succeeded}");

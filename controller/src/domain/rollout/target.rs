@@ -382,7 +382,7 @@ mod tests {
             ("workload.exited", FailureClass::Failed),
             ("deployment.forbidden", FailureClass::Refused),
             ("breaker.open", FailureClass::Gated),
-            ("policy.lease", FailureClass::Gated),
+            ("policy.lease_expired", FailureClass::Gated),
             ("what.comes", FailureClass::Failed),
         ] {
             assert_eq!(FailureClass::of(Some(code)), class, "{code}");

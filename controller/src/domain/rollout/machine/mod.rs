@@ -26,6 +26,8 @@ mod start;
 pub mod steer;
 mod undo;
 
+pub use steer::Stand;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
