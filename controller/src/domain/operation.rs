@@ -12,9 +12,7 @@ use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand
 use crate::domain::deployment::apply::{
     ApplyDeployment, ForgetDeployment, RemoveDeployment, RollBackDeployment, touched,
 };
-use crate::domain::deployment::content::{
-    PushArchive, RemoveArchive, RemoveContent, SetContent,
-};
+use crate::domain::deployment::content::{PushArchive, RemoveArchive, RemoveContent, SetContent};
 use crate::domain::deployment::steer::{
     AbortRollout, ApproveRollout, PauseRollout, RecordRollout, ResumeRollout,
 };

@@ -26,9 +26,7 @@ use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected
 use crate::domain::command::Counts;
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, EmptyAim};
 use crate::domain::deployment::apply::{ForgetDeployment, RemoveDeployment, RollBackDeployment};
-use crate::domain::deployment::content::{
-    PushArchive, RemoveArchive, RemoveContent, SetContent,
-};
+use crate::domain::deployment::content::{PushArchive, RemoveArchive, RemoveContent, SetContent};
 use crate::domain::deployment::steer::{AbortRollout, ApproveRollout, PauseRollout, ResumeRollout};
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
