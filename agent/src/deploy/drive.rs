@@ -115,8 +115,14 @@ where
             tracing::info!(
                 deployment = record.desired.name,
                 generation = record.desired.generation,
-                outcome = transition.result.as_ref().map(|result| result.outcome.name()),
-                code = transition.result.as_ref().and_then(|result| result.code.as_deref()),
+                outcome = transition
+                    .result
+                    .as_ref()
+                    .map(|result| result.outcome.name()),
+                code = transition
+                    .result
+                    .as_ref()
+                    .and_then(|result| result.code.as_deref()),
                 "a deployment goes on"
             );
             shared.core.keep(transition).await?;

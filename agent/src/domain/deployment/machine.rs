@@ -309,10 +309,7 @@ impl Machine {
             .collect();
         if seen != self.course.seen {
             let restarted_alone = seen.len() == self.course.seen.len()
-                && seen
-                    .iter()
-                    .zip(&self.course.seen)
-                    .all(|(a, b)| a.0 == b.0);
+                && seen.iter().zip(&self.course.seen).all(|(a, b)| a.0 == b.0);
             // A container that ends and is started again moves nothing forward.
             if !restarted_alone {
                 self.course.progress_at = now.tick;
@@ -364,7 +361,10 @@ impl Machine {
         };
         let name = record.desired.name.as_str();
         let goal = Goal::new(name, target);
-        let committed = record.committed.as_deref().map(|kept| Goal::new(name, kept));
+        let committed = record
+            .committed
+            .as_deref()
+            .map(|kept| Goal::new(name, kept));
         let spare = committed.as_ref().filter(|_| !self.course.verified);
         let mut planned = self.plan(Some(&goal), spare, observed, now);
         let changed = planned.changed.clone();
@@ -406,12 +406,19 @@ impl Machine {
         let (code, trouble) = self.trouble_text();
         let verifying = planned.steps.is_empty() && planned.waits.is_empty();
         if self.course.verified {
-            self.show(Phase::Verifying, code, joined(&["healthy; the old one goes", &trouble]));
+            self.show(
+                Phase::Verifying,
+                code,
+                joined(&["healthy; the old one goes", &trouble]),
+            );
         } else if fetches {
             let note = self.note.clone();
             self.show(Phase::Fetching, code, joined(&[&note, &trouble]));
         } else if verifying {
-            let since = self.healthy.as_ref().map(|(since, _)| now.tick.since(*since));
+            let since = self
+                .healthy
+                .as_ref()
+                .map(|(since, _)| now.tick.since(*since));
             let text = match since {
                 Some(since) => format!(
                     "healthy for {} s of {} s",
@@ -427,7 +434,11 @@ impl Machine {
                 .iter()
                 .map(|(service, wait)| format!("{service} {wait}"))
                 .collect();
-            self.show(Phase::Starting, code, joined(&[&waits.join(", "), &trouble]));
+            self.show(
+                Phase::Starting,
+                code,
+                joined(&[&waits.join(", "), &trouble]),
+            );
         }
     }
 
@@ -463,7 +474,10 @@ impl Machine {
         at: UnixMillis,
     ) -> Decision {
         let name = record.desired.name.as_str();
-        let goal = record.committed.as_deref().map(|kept| Goal::new(name, kept));
+        let goal = record
+            .committed
+            .as_deref()
+            .map(|kept| Goal::new(name, kept));
         if let Some(goal) = &goal {
             self.revive_stopped(goal, observed);
         }
@@ -480,7 +494,9 @@ impl Machine {
         self.show(Phase::Reverting, Some(failure.code.clone()), detail);
         self.wakes_at = now.tick.after(LOOK_SOON);
         let back = planned.steps.is_empty() && planned.waits.is_empty();
-        let patience = record.wanted().map_or(0, |target| target.health.progress_deadline_ms);
+        let patience = record
+            .wanted()
+            .map_or(0, |target| target.health.progress_deadline_ms);
         let stuck = now.tick.since(self.course.progress_at) >= Duration::from_millis(patience);
         let keep = if back {
             Some(record.reverted(None, at))
@@ -627,7 +643,10 @@ impl Machine {
         if let Some((service, repairs)) = crashing {
             return Some((
                 ErrorCode::WorkloadCrashLoop,
-                format!("{service} had to be put back {} times in a row", repairs.count),
+                format!(
+                    "{service} had to be put back {} times in a row",
+                    repairs.count
+                ),
             ));
         }
         let (service, wait) = planned.waits.iter().next()?;
@@ -943,9 +962,10 @@ impl Machine {
             if chosen.contains_key(service) {
                 continue;
             }
-            let fetching = planned.steps.iter().any(|step| {
-                matches!(step, Step::FetchImage { service: of, .. } if of == service)
-            });
+            let fetching = planned
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::FetchImage { service: of, .. } if of == service));
             let was_there = self.shown.phase == Phase::Running;
             let (state, detail) = match (fetching, was_there) {
                 (true, _) => (WorkloadState::Fetching, self.note.clone()),
@@ -981,7 +1001,12 @@ impl Machine {
     }
 
     /// The state that is reported.
-    pub fn state(&mut self, record: &Record, before: Option<&DeploymentState>, now: Moment) -> DeploymentState {
+    pub fn state(
+        &mut self,
+        record: &Record,
+        before: Option<&DeploymentState>,
+        now: Moment,
+    ) -> DeploymentState {
         let mut shown = self.shown.clone();
         if self.engine_lost
             && let Some(trouble) = &self.trouble
@@ -1021,9 +1046,7 @@ fn is_gated(record: &Record, target: &Target) -> bool {
 /// Whether a failed change is left as it is, for someone to look at.
 fn is_frozen(record: &Record) -> bool {
     match &record.desired.want {
-        Want::Run(target) => {
-            target.on_failure == protocol::deployment::desired::OnFailure::Keep
-        }
+        Want::Run(target) => target.on_failure == protocol::deployment::desired::OnFailure::Keep,
         Want::Remove => false,
     }
 }
@@ -1115,7 +1138,11 @@ fn bound_tails(workloads: &mut [Workload]) {
 }
 
 fn joined(parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| !part.is_empty())
+        .collect();
     parts.join("; ")
 }
 

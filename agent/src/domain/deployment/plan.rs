@@ -496,17 +496,17 @@ impl Round<'_, '_> {
             .iter()
             .find_map(|(needed, condition)| {
                 let container = self.chosen.get(needed.as_str());
-                let met = match condition {
-                    Condition::Started => {
-                        starting.contains(needed.as_str())
-                            || container.is_some_and(|c| c.was_started())
-                    }
-                    Condition::Healthy => {
-                        container.is_some_and(|c| c.is_up() && c.health == Some(Health::Healthy))
-                    }
-                    Condition::Completed => container
-                        .is_some_and(|c| c.run == Run::Exited && c.exit_code == Some(0)),
-                };
+                let met =
+                    match condition {
+                        Condition::Started => {
+                            starting.contains(needed.as_str())
+                                || container.is_some_and(|c| c.was_started())
+                        }
+                        Condition::Healthy => container
+                            .is_some_and(|c| c.is_up() && c.health == Some(Health::Healthy)),
+                        Condition::Completed => container
+                            .is_some_and(|c| c.run == Run::Exited && c.exit_code == Some(0)),
+                    };
                 (!met).then(|| self.wait_text(needed, *condition))
             })
     }
