@@ -421,11 +421,11 @@ impl Machine {
             base,
             selector: Selector::every(),
             spec: Box::new(spec),
-            how: How {
+            how: Box::new(How {
                 params: self.params(),
                 present: BTreeSet::new(),
                 empty: EmptyAim::Refuse,
-            },
+            }),
         });
         let events = self.submit(self.admin?, operation, now)?;
         (!events.is_empty()).then_some(revision)

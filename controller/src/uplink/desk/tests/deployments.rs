@@ -137,14 +137,13 @@ impl Fleetlet {
 
     fn record_decisions(&mut self) {
         for event in std::mem::take(&mut self.world.events) {
-            match event {
-                DeskEvent::Decided(decision) => {
-                    let known = self.world.fleet.rollouts().get(decision.rollout());
-                    if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
-                        self.world.record((*decision).into());
-                    }
-                }
-                other => self.world.events.push(other),
+            let DeskEvent::Decided(decision) = event else {
+                self.world.events.push(event);
+                continue;
+            };
+            let known = self.world.fleet.rollouts().get(decision.rollout());
+            if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
+                self.world.record((*decision).into());
             }
         }
     }
@@ -165,8 +164,7 @@ impl Fleetlet {
                 continue;
             };
             assert!(
-                desired.generation > host.node.generation
-                    || host.orders.iter().any(|known| *known == *desired),
+                desired.generation > host.node.generation || host.orders.contains(&desired),
                 "two orders have one generation"
             );
             if desired.generation <= host.node.generation {
