@@ -126,6 +126,11 @@ where
                 "a deployment goes on"
             );
             shared.core.keep(transition).await?;
+            // The record that is decided by next is the one that was kept, or what
+            // a newer order made of it.
+            if self.records.changed().await.is_err() {
+                return Err(CoreGone);
+            }
             return Ok(false);
         }
         self.tell(record).await?;

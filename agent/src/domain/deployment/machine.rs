@@ -29,7 +29,7 @@ use protocol::time::UnixMillis;
 
 use super::goal::Goal;
 use super::observed::{Container, Health, Observed, Run};
-use super::plan::{Aim, End, Hints, Plan, Step, choose, end_of, plan};
+use super::plan::{Aim, ENGINES_OWN, End, Hints, Plan, Step, choose, differs, end_of, plan};
 use super::record::{Failure, Record, Stage, Transition};
 use crate::domain::backoff::Backoff;
 use crate::domain::time::{Moment, Tick};
@@ -52,8 +52,8 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 /// Attempts at one call that the engine answers with an error of its own.
 const ATTEMPTS_MAX: u32 = 4;
 
-/// Repairs of one service in a row after which a difference is taken as the
-/// engine's and left, or a workload as one that ends again and again.
+/// Repairs of one service in a row after which its workload is one that ends again
+/// and again.
 const REPAIRS_MAX: u32 = 3;
 
 /// A service that was left alone for as long as this is well again.
@@ -148,6 +148,10 @@ pub struct Machine {
     up_before: BTreeSet<String>,
     revive: BTreeSet<String>,
     repairs: BTreeMap<String, Repairs>,
+    /// Containers that were seen as they were to be made.
+    clean: BTreeSet<String>,
+    /// Services whose containers the engine makes otherwise, and in what.
+    tolerated: BTreeMap<String, String>,
     drift: Vec<String>,
     note: String,
     shown: Shown,
@@ -173,6 +177,8 @@ impl Machine {
             up_before: BTreeSet::new(),
             revive: BTreeSet::new(),
             repairs: BTreeMap::new(),
+            clean: BTreeSet::new(),
+            tolerated: BTreeMap::new(),
             drift: Vec::new(),
             note: String::new(),
             shown: Shown {
@@ -282,6 +288,8 @@ impl Machine {
             self.trouble = None;
             self.backoff.succeed();
             self.note.clear();
+            self.tolerated.clear();
+            self.repairs.clear();
         }
         if std::mem::take(&mut self.engine_lost) {
             self.course.progress_at = now.tick;
@@ -549,8 +557,9 @@ impl Machine {
         if let Some(failure) = failure {
             self.keep_failed(failure);
         }
-        self.show_kept(record, goal.as_ref(), observed, &planned);
-        let quiet = planned.steps.is_empty() && planned.waits.is_empty();
+        self.show_kept(record, goal.as_ref(), observed, &planned, now);
+        let paced = self.repairs.values().any(|one| now.tick < one.not_before);
+        let quiet = planned.steps.is_empty() && planned.waits.is_empty() && !paced;
         self.wakes_at = now.tick.after(if quiet { LOOK_LATER } else { LOOK_SOON });
         if quiet {
             self.backoff.succeed();
@@ -585,8 +594,9 @@ impl Machine {
         goal: Option<&Goal<'_>>,
         observed: &Observed,
         planned: &Plan,
+        now: Moment,
     ) {
-        let problem = goal.and_then(|goal| self.problem(goal, observed, planned));
+        let problem = goal.and_then(|goal| self.problem(goal, observed, planned, now));
         let failure = match &record.stage {
             Stage::Settled(_, failure) => failure.as_ref(),
             Stage::New | Stage::Changing | Stage::AwaitingCommit | Stage::Reverting(_) => None,
@@ -599,6 +609,10 @@ impl Machine {
             }
             shown.detail = joined(&[&shown.detail, &detail]);
         }
+        for (service, what) in &self.tolerated {
+            let text = format!("the engine sets {what} of {service} by itself");
+            shown.detail = joined(&[&shown.detail, &text]);
+        }
         self.show(shown.phase, shown.code, shown.detail);
     }
 
@@ -608,6 +622,7 @@ impl Machine {
         goal: &Goal<'_>,
         observed: &Observed,
         planned: &Plan,
+        now: Moment,
     ) -> Option<(ErrorCode, String)> {
         if let Some(trouble) = &self.trouble {
             return Some((trouble.code, trouble.detail.clone()));
@@ -616,7 +631,7 @@ impl Machine {
         let crashing = self
             .repairs
             .iter()
-            .find(|(_, repairs)| repairs.count >= REPAIRS_MAX);
+            .find(|(_, one)| one.count >= REPAIRS_MAX && now.tick < one.not_before);
         for (service, wanted) in &goal.services {
             let Some(container) = chosen.get(service) else {
                 return Some((ErrorCode::WorkloadStart, format!("{service} is not there")));
@@ -673,11 +688,27 @@ impl Machine {
     }
 
     fn tolerated(&self) -> BTreeSet<String> {
-        self.repairs
-            .iter()
-            .filter(|(_, repairs)| repairs.count >= REPAIRS_MAX)
-            .map(|(service, _)| service.clone())
-            .collect()
+        self.tolerated.keys().cloned().collect()
+    }
+
+    /// Tells what a hand changed from what the engine made otherwise to begin with:
+    /// making that anew would change nothing.
+    fn note_differences(&mut self, goal: &Goal<'_>, observed: &Observed) {
+        let there = |id: &String| observed.containers.iter().any(|c| c.id == *id);
+        self.clean.retain(there);
+        for container in &observed.containers {
+            let Some((service, what)) = differs(goal, container) else {
+                continue;
+            };
+            if what.is_empty() {
+                self.clean.insert(container.id.clone());
+            } else if container.run == Run::Created
+                && !self.clean.contains(&container.id)
+                && what.iter().all(|one| ENGINES_OWN.contains(one))
+            {
+                self.tolerated.insert(service.to_owned(), what.join(", "));
+            }
+        }
     }
 
     fn plan(
@@ -689,6 +720,9 @@ impl Machine {
     ) -> Plan {
         self.repairs
             .retain(|_, repairs| now.tick.since(repairs.at) < REPAIRS_FORGOTTEN);
+        if let Some(goal) = goal {
+            self.note_differences(goal, observed);
+        }
         let tolerate = self.tolerated();
         let hints = Hints {
             revive: &self.revive,
@@ -813,6 +847,11 @@ impl Machine {
         }
         if let Some((code, detail)) = self.ended_badly(target, goal, observed, now) {
             return Some(self.failure(code, detail));
+        }
+        let spoilt = self.repairs.iter().find(|(_, one)| one.count > REPAIRS_MAX);
+        if let Some((service, _)) = spoilt {
+            let detail = format!("what is made for {service} is set otherwise again and again");
+            return Some(self.failure(ErrorCode::WorkloadStart, detail));
         }
         let health = target.health;
         let silent = now.tick.since(self.course.progress_at);
