@@ -38,4 +38,6 @@ mod metrics;
 #[cfg(test)]
 mod remote_write;
 #[cfg(test)]
+mod rollout;
+#[cfg(test)]
 mod walk;
