@@ -46,6 +46,8 @@ mod restore;
 #[cfg(test)]
 mod rogue;
 #[cfg(test)]
+mod rollout;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod walk;

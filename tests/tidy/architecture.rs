@@ -97,6 +97,10 @@ const OWNED: &[Owned] = &[
         owners: &["controller/src/api", "controller/src/pki"],
     },
     Owned {
+        name: "granit_parser::",
+        owners: &["controller/src/domain/deployment/compose/yaml.rs"],
+    },
+    Owned {
         name: "procfs::",
         owners: &["agent/src/sampling"],
     },

@@ -15,11 +15,12 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::broker::external::ExternalAddress;
+use crate::outbound::address::Network;
 
 use super::raw::{Layers, Origin, Problem};
 use super::{
     ApiConfig, BrokerConfig, BrokerMode, Config, ExternalBroker, JournalConfig, LogConfig,
-    LogFormat, PkiConfig, RemoteWrite, SeriesConfig, SessionConfig,
+    LogFormat, OutboundConfig, PkiConfig, RemoteWrite, SeriesConfig, SessionConfig,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,6 +91,9 @@ fn read(r: &mut Reader<'_>) -> Config {
         clock_error_max: r.duration("session.clock_error_max", 30 * SECOND, SECOND..=DAY),
     };
     let series = series(r);
+    let outbound = OutboundConfig {
+        allow: r.networks("outbound.allow"),
+    };
     let log = LogConfig {
         format: r.choice(
             "log.format",
@@ -111,6 +115,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         journal,
         session,
         series,
+        outbound,
         log,
     }
 }
@@ -391,6 +396,19 @@ impl<'a> Reader<'a> {
             self.wrong(key, value, origin, "a list of texts");
             Vec::new()
         })
+    }
+
+    fn networks(&mut self, key: &'static str) -> Vec<Network> {
+        self.list(key)
+            .iter()
+            .filter_map(|text| match text.parse() {
+                Ok(network) => Some(network),
+                Err(error) => {
+                    self.problem(key, &format!("{error}"));
+                    None
+                }
+            })
+            .collect()
     }
 
     /// DNS names and addresses for a certificate.

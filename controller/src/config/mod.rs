@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::outbound::address::Network;
 pub use check::keys;
 pub use raw::{Layers, Origin, Problem, variable};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Stored metrics.
     pub series: SeriesConfig,
+    /// What the controller calls by itself.
+    pub outbound: OutboundConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -166,6 +169,13 @@ pub struct RemoteWrite {
     pub bearer_token_file: Option<PathBuf>,
     /// CA of its certificate.
     pub ca_file: Option<PathBuf>,
+}
+
+/// What the controller calls by itself: image registries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundConfig {
+    /// Networks that it may reach besides the public internet.
+    pub allow: Vec<Network>,
 }
 
 /// Logs.

@@ -4,13 +4,14 @@
 //! same state, so nothing can change between the two.
 
 use protocol::ErrorCode;
-use protocol::id::{CommandId, NodeId};
+use protocol::id::{CommandId, ID_BYTES, NodeId, RolloutId};
 
 use crate::domain::access::authorize::{Decision, Denial, authorize, check_key, reach};
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
 use crate::domain::command::issue;
+use crate::domain::deployment;
 use crate::domain::event::Event;
 use crate::domain::fleet::{self, Fleet};
 use crate::domain::moment::Moment;
@@ -22,17 +23,50 @@ use crate::domain::rejection::Rejection;
 pub struct Decided {
     /// What happened, in order. None when all is as asked already.
     pub events: Vec<Event>,
-    /// The nodes of a command that was issued. Stored with the events.
+    /// The nodes of a command that was issued, or of a rollout that was started.
+    /// Stored with the events.
     pub targets: Option<Targets>,
 }
 
-/// The nodes that a command goes to.
+/// The nodes that something goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Targets {
-    /// The command.
-    pub command: CommandId,
-    /// Its nodes, by id.
+    /// What.
+    pub of: TargetsOf,
+    /// Its nodes: a command's by id, a rollout's in the order of its plan.
     pub nodes: Vec<NodeId>,
+}
+
+/// What goes to some nodes. Both kinds of ids are random, so they never meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetsOf {
+    /// A command.
+    Command(CommandId),
+    /// A rollout.
+    Rollout(RolloutId),
+}
+
+impl TargetsOf {
+    /// The id's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; ID_BYTES] {
+        match self {
+            Self::Command(id) => id.as_bytes(),
+            Self::Rollout(id) => id.as_bytes(),
+        }
+    }
+}
+
+impl From<CommandId> for TargetsOf {
+    fn from(id: CommandId) -> Self {
+        Self::Command(id)
+    }
+}
+
+impl From<RolloutId> for TargetsOf {
+    fn from(id: RolloutId) -> Self {
+        Self::Rollout(id)
+    }
 }
 
 /// Why a request is turned down.
@@ -135,12 +169,29 @@ pub fn decide(
         Operation::RecoverAdmin(asked) => manage::recover_admin(access, asked, at),
         Operation::CancelCommand(asked) => issue::cancel(fleet, asked),
         Operation::ConcludeCommand(asked) => issue::conclude(fleet, asked),
+        Operation::RemoveDeployment(asked) => deployment::apply::remove(fleet, asked),
+        Operation::ForgetDeployment(asked) => deployment::apply::forget(fleet, asked),
+        Operation::SetContent(asked) => deployment::content::set(asked),
+        Operation::RemoveContent(asked) => deployment::content::remove(asked),
+        Operation::PushArchive(asked) => Ok(deployment::content::push(asked)),
+        Operation::RemoveArchive(asked) => Ok(deployment::content::drop_archive(asked)),
+        Operation::PauseRollout(asked) => deployment::steer::pause(fleet, asked),
+        Operation::ResumeRollout(asked) => deployment::steer::resume(fleet, asked, at),
+        Operation::ApproveRollout(asked) => deployment::steer::approve(fleet, caller, asked),
+        Operation::AbortRollout(asked) => deployment::steer::abort(fleet, asked),
+        Operation::RecordRollout(asked) => deployment::steer::record(fleet, asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {
                 events,
                 targets: Some(targets),
             });
+        }
+        Operation::ApplyDeployment(asked) => {
+            return deployment::apply::apply(fleet, caller, asked, at);
+        }
+        Operation::RollBackDeployment(asked) => {
+            return deployment::apply::roll_back(fleet, caller, asked, at);
         }
     }?;
     Ok(Decided {

@@ -13,10 +13,18 @@ use crate::domain::access::event::{
 };
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
+use crate::domain::deployment::content::{
+    ArchivePushed, ArchiveRemoved, ContentRemoved, ContentSet,
+};
+use crate::domain::deployment::event::{DeploymentApplied, DeploymentForgotten, DeploymentRemoved};
 use crate::domain::fleet::event::{
     IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved, NodeCertified,
     NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked, TokenCreated, TokenRevoked,
     TrustPublished,
+};
+use crate::domain::rollout::event::{
+    Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
+    RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
 };
 
 /// What happened. Stored under the name beside each variant.
@@ -106,6 +114,54 @@ pub enum Event {
     /// Every target of a command is final.
     #[serde(rename = "command.concluded")]
     CommandConcluded(CommandConcluded),
+    /// A deployment got a revision.
+    #[serde(rename = "deployment.applied")]
+    DeploymentApplied(DeploymentApplied),
+    /// A deployment is to be taken from every node.
+    #[serde(rename = "deployment.removed")]
+    DeploymentRemoved(DeploymentRemoved),
+    /// A removed deployment is known no more.
+    #[serde(rename = "deployment.forgotten")]
+    DeploymentForgotten(DeploymentForgotten),
+    /// A rollout was made.
+    #[serde(rename = "rollout.started")]
+    RolloutStarted(RolloutStarted),
+    /// A wave of a rollout began.
+    #[serde(rename = "rollout.wave_started")]
+    WaveStarted(WaveStarted),
+    /// The gate before a wave was opened.
+    #[serde(rename = "rollout.wave_approved")]
+    WaveApproved(WaveApproved),
+    /// A rollout halted.
+    #[serde(rename = "rollout.halted")]
+    RolloutHalted(RolloutHalted),
+    /// A rollout paused.
+    #[serde(rename = "rollout.paused")]
+    RolloutPaused(RolloutPaused),
+    /// A rollout goes on.
+    #[serde(rename = "rollout.resumed")]
+    RolloutResumed(RolloutResumed),
+    /// A rollout was aborted.
+    #[serde(rename = "rollout.aborted")]
+    RolloutAborted(RolloutAborted),
+    /// The nodes of a rollout commit.
+    #[serde(rename = "rollout.committed")]
+    RolloutCommitted(RolloutCommitted),
+    /// A rollout ended.
+    #[serde(rename = "rollout.finished")]
+    RolloutFinished(RolloutFinished),
+    /// A config or secret got a content.
+    #[serde(rename = "content.set")]
+    ContentSet(ContentSet),
+    /// A config or secret was taken away.
+    #[serde(rename = "content.removed")]
+    ContentRemoved(ContentRemoved),
+    /// An image archive is uploaded.
+    #[serde(rename = "archive.pushed")]
+    ArchivePushed(ArchivePushed),
+    /// An image archive was taken away.
+    #[serde(rename = "archive.removed")]
+    ArchiveRemoved(ArchiveRemoved),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -147,6 +203,22 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("command.issued", 1),
     ("command.cancel_requested", 1),
     ("command.concluded", 1),
+    ("deployment.applied", 1),
+    ("deployment.removed", 1),
+    ("deployment.forgotten", 1),
+    ("rollout.started", 1),
+    ("rollout.wave_started", 1),
+    ("rollout.wave_approved", 1),
+    ("rollout.halted", 1),
+    ("rollout.paused", 1),
+    ("rollout.resumed", 1),
+    ("rollout.aborted", 1),
+    ("rollout.committed", 1),
+    ("rollout.finished", 1),
+    ("content.set", 1),
+    ("content.removed", 1),
+    ("archive.pushed", 1),
+    ("archive.removed", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -195,6 +267,22 @@ impl Event {
             Self::CommandIssued(_) => "command.issued",
             Self::CommandCancelRequested(_) => "command.cancel_requested",
             Self::CommandConcluded(_) => "command.concluded",
+            Self::DeploymentApplied(_) => "deployment.applied",
+            Self::DeploymentRemoved(_) => "deployment.removed",
+            Self::DeploymentForgotten(_) => "deployment.forgotten",
+            Self::RolloutStarted(_) => "rollout.started",
+            Self::WaveStarted(_) => "rollout.wave_started",
+            Self::WaveApproved(_) => "rollout.wave_approved",
+            Self::RolloutHalted(_) => "rollout.halted",
+            Self::RolloutPaused(_) => "rollout.paused",
+            Self::RolloutResumed(_) => "rollout.resumed",
+            Self::RolloutAborted(_) => "rollout.aborted",
+            Self::RolloutCommitted(_) => "rollout.committed",
+            Self::RolloutFinished(_) => "rollout.finished",
+            Self::ContentSet(_) => "content.set",
+            Self::ContentRemoved(_) => "content.removed",
+            Self::ArchivePushed(_) => "archive.pushed",
+            Self::ArchiveRemoved(_) => "archive.removed",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",
@@ -205,5 +293,20 @@ impl Event {
     #[must_use]
     pub fn version(&self) -> u16 {
         version_of(self.name()).unwrap_or(1)
+    }
+}
+
+impl From<Decision> for Event {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::WaveStarted(event) => Self::WaveStarted(event),
+            Decision::WaveApproved(event) => Self::WaveApproved(event),
+            Decision::Halted(event) => Self::RolloutHalted(event),
+            Decision::Paused(event) => Self::RolloutPaused(event),
+            Decision::Resumed(event) => Self::RolloutResumed(event),
+            Decision::Aborted(event) => Self::RolloutAborted(event),
+            Decision::Committed(event) => Self::RolloutCommitted(event),
+            Decision::Finished(event) => Self::RolloutFinished(event),
+        }
     }
 }

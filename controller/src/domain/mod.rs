@@ -11,12 +11,14 @@ pub mod access;
 pub mod audit;
 pub mod command;
 pub mod decide;
+pub mod deployment;
 pub mod digest;
 pub mod event;
 pub mod fleet;
 pub mod moment;
 pub mod operation;
 pub mod rejection;
+pub mod rollout;
 pub mod session;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Everything that can be asked for and would change the fleet.
 
-use protocol::id::NodeId;
+use protocol::id::{NodeId, RolloutId};
 
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage::{
@@ -9,6 +9,13 @@ use crate::domain::access::manage::{
 };
 use crate::domain::access::permission::Permission;
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
+use crate::domain::deployment::apply::{
+    ApplyDeployment, ForgetDeployment, RemoveDeployment, RollBackDeployment, touched,
+};
+use crate::domain::deployment::content::{PushArchive, RemoveArchive, RemoveContent, SetContent};
+use crate::domain::deployment::steer::{
+    AbortRollout, ApproveRollout, PauseRollout, RecordRollout, ResumeRollout,
+};
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::admit::{AdmitNode, ApproveNode};
 use crate::domain::fleet::manage::{
@@ -50,6 +57,19 @@ pub enum Operation {
     IssueCommand(IssueCommand),
     CancelCommand(CancelCommand),
     ConcludeCommand(ConcludeCommand),
+    ApplyDeployment(ApplyDeployment),
+    RollBackDeployment(RollBackDeployment),
+    RemoveDeployment(RemoveDeployment),
+    ForgetDeployment(ForgetDeployment),
+    PauseRollout(PauseRollout),
+    ResumeRollout(ResumeRollout),
+    ApproveRollout(ApproveRollout),
+    AbortRollout(AbortRollout),
+    RecordRollout(RecordRollout),
+    SetContent(SetContent),
+    RemoveContent(RemoveContent),
+    PushArchive(PushArchive),
+    RemoveArchive(RemoveArchive),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -104,6 +124,19 @@ impl Operation {
             Self::IssueCommand(_) => "command.issue",
             Self::CancelCommand(_) => "command.cancel",
             Self::ConcludeCommand(_) => "command.conclude",
+            Self::ApplyDeployment(_) => "deployment.apply",
+            Self::RollBackDeployment(_) => "deployment.roll_back",
+            Self::RemoveDeployment(_) => "deployment.remove",
+            Self::ForgetDeployment(_) => "deployment.forget",
+            Self::PauseRollout(_) => "rollout.pause",
+            Self::ResumeRollout(_) => "rollout.resume",
+            Self::ApproveRollout(_) => "rollout.approve",
+            Self::AbortRollout(_) => "rollout.abort",
+            Self::RecordRollout(_) => "rollout.record",
+            Self::SetContent(_) => "content.set",
+            Self::RemoveContent(_) => "content.remove",
+            Self::PushArchive(_) => "archive.push",
+            Self::RemoveArchive(_) => "archive.remove",
         }
     }
 
@@ -139,9 +172,11 @@ impl Operation {
             Self::ReplaceNode(asked) => on("replace", &[asked.old, asked.new]),
             Self::CertifyNode(asked) => Authority::SystemOrNode(asked.node),
             Self::ResolveIdentity(asked) => on("resolve", &[asked.node]),
-            Self::SuspectIdentity(_) | Self::RaiseIncarnation(_) | Self::ConcludeCommand(_) => {
-                Authority::System
-            }
+            Self::SuspectIdentity(_)
+            | Self::RaiseIncarnation(_)
+            | Self::ConcludeCommand(_)
+            | Self::ForgetDeployment(_)
+            | Self::RecordRollout(_) => Authority::System,
             Self::PublishTrust(_) => {
                 Authority::SystemOrPermission(Permission::of("trust", "rotate"))
             }
@@ -162,8 +197,53 @@ impl Operation {
                 resolve(fleet, &asked.on, &asked.action)?.nodes,
             ),
             Self::CancelCommand(asked) => cancel_authority(fleet, caller, asked),
+            Self::ApplyDeployment(asked) => Authority::Permission(
+                Permission::of("deployment", "apply"),
+                touched(
+                    fleet,
+                    fleet.deployments().named(&asked.name).map(AsRef::as_ref),
+                    Some(&asked.selector),
+                ),
+            ),
+            Self::RollBackDeployment(asked) => {
+                let deployment = fleet.deployments().existing(asked.deployment)?;
+                let to = asked.to.and_then(|to| deployment.revisions.get(&to));
+                Authority::Permission(
+                    Permission::of("deployment", "apply"),
+                    touched(fleet, Some(deployment), to.map(|to| &to.selector)),
+                )
+            }
+            Self::RemoveDeployment(asked) => {
+                let deployment = fleet.deployments().existing(asked.deployment)?;
+                Authority::Permission(
+                    Permission::of("deployment", "remove"),
+                    touched(fleet, Some(deployment), None),
+                )
+            }
+            Self::SetContent(_) => whole("secret", "set"),
+            Self::RemoveContent(_) => whole("secret", "remove"),
+            Self::PushArchive(_) => whole("image", "push"),
+            Self::RemoveArchive(_) => whole("image", "remove"),
+            Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
+            Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
+            Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,
+            Self::AbortRollout(asked) => steering(fleet, asked.rollout, "abort")?,
         })
     }
+}
+
+/// The permission to steer a rollout, on every node that it touches.
+fn steering(
+    fleet: &Fleet,
+    rollout: RolloutId,
+    action: &'static str,
+) -> Result<Authority, Rejection> {
+    let rollout = fleet.rollouts().existing(rollout)?;
+    let deployment = fleet.deployments().get(rollout.deployment);
+    Ok(Authority::Permission(
+        Permission::of("rollout", action),
+        touched(fleet, deployment.map(AsRef::as_ref), None),
+    ))
 }
 
 /// Whoever issued a command may cancel it wherever their grants have got to since;

@@ -23,8 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::command::Command;
+use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Target, Want};
+use protocol::deployment::spec::Spec;
 use protocol::down::{Down, DownBody};
-use protocol::id::StoreId;
+use protocol::id::{DeploymentId, RolloutId, StoreId};
 use protocol::label::Labels;
 use protocol::limits::{CLOCK_OFFSET_MAX, CREDIT_BYTES_INITIAL, DOWN_WINDOW_MAX, LINK_PROVEN_MAX};
 use protocol::message;
@@ -171,6 +173,8 @@ pub enum Untaken {
 pub enum Order {
     /// Carry out a command; shared among the nodes that it goes to.
     Command(Arc<Command>),
+    /// Run a revision; what it is is shared among the nodes that it goes to.
+    Run(Box<RunOrder>),
     /// Anything else.
     Other(DownBody),
 }
@@ -179,6 +183,7 @@ impl Order {
     fn body(&self) -> DownBody {
         match self {
             Self::Command(command) => DownBody::Command(command.as_ref().clone()),
+            Self::Run(run) => DownBody::Desired(Box::new(run.desired())),
             Self::Other(body) => body.clone(),
         }
     }
@@ -191,6 +196,56 @@ impl Order {
                 .map(|set| set.version)
         } else {
             None
+        }
+    }
+}
+
+/// An order to run a revision, without a copy of the revision for each node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOrder {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Its number.
+    pub number: u16,
+    /// Its name.
+    pub name: String,
+    /// The node's generation.
+    pub generation: u64,
+    /// When it was decided.
+    pub at: UnixMillis,
+    /// The revision.
+    pub revision: u32,
+    /// What it is.
+    pub spec: Arc<Spec>,
+    /// The rollout that brings it.
+    pub rollout: Option<RolloutId>,
+    /// Why.
+    pub cause: Cause,
+    /// When the change has succeeded or failed.
+    pub health: HealthRule,
+    /// What the node does when it fails.
+    pub on_failure: OnFailure,
+    /// Whether the revision before may be given up.
+    pub commit: Commit,
+}
+
+impl RunOrder {
+    fn desired(&self) -> Desired {
+        Desired {
+            deployment: self.deployment,
+            number: self.number,
+            name: self.name.clone(),
+            generation: self.generation,
+            at: self.at,
+            want: Want::Run(Box::new(Target {
+                revision: self.revision,
+                spec: self.spec.as_ref().clone(),
+                rollout: self.rollout,
+                cause: self.cause,
+                health: self.health,
+                on_failure: self.on_failure,
+                commit: self.commit,
+            })),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The desk carries effects out (`uplink/desk/orders.rs`): an issued command
 //! opens its targets, a cancelled one is recalled, a revoked node is cut off, a
-//! renamed one is told. This module reads the records that it has not seen.
+//! renamed one is told, a rollout is carried out. This module reads the records that it has not seen.
 //!
 //! **Invariant:** the cursor is written in the same intake transaction as what
 //! the records led to, so each record takes effect once, whatever crashes; and
@@ -10,6 +10,7 @@
 
 use protocol::id::NodeId;
 
+use crate::domain::decide::TargetsOf;
 use crate::domain::event::Event;
 use crate::journal::JournalReader;
 use crate::journal::error::JournalError;
@@ -32,7 +33,9 @@ pub fn after(journal: &JournalReader, cursor: u64) -> Result<Vec<Recorded>, Jour
         .into_iter()
         .map(|stored| {
             let targets = if let Event::CommandIssued(issued) = &stored.record.event {
-                targets(journal, issued.command)?
+                targets(journal, issued.command.into())?
+            } else if let Event::RolloutStarted(started) = &stored.record.event {
+                targets(journal, started.rollout.into())?
             } else {
                 Vec::new()
             };
@@ -44,13 +47,10 @@ pub fn after(journal: &JournalReader, cursor: u64) -> Result<Vec<Recorded>, Jour
         .collect()
 }
 
-fn targets(
-    journal: &JournalReader,
-    command: protocol::id::CommandId,
-) -> Result<Vec<NodeId>, JournalError> {
+fn targets(journal: &JournalReader, of: TargetsOf) -> Result<Vec<NodeId>, JournalError> {
     let mut nodes = Vec::new();
     loop {
-        let page = journal.targets(command, nodes.len(), TARGETS_PAGE)?;
+        let page = journal.targets(of, nodes.len(), TARGETS_PAGE)?;
         if page.is_empty() {
             return Ok(nodes);
         }

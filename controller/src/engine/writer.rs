@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use protocol::ErrorCode;
-use protocol::id::{ApiKeyId, CommandId, RequestId};
+use protocol::id::{ApiKeyId, RequestId};
 use protocol::time::UnixMillis;
 
 use crate::domain::access::authorize::Denial;
@@ -13,7 +13,7 @@ use crate::domain::access::caller::Caller;
 use crate::domain::audit::denial::{DenialGate, Keep};
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::audit::record::Record;
-use crate::domain::decide::{Refusal, Targets, admit, decide};
+use crate::domain::decide::{Refusal, Targets, TargetsOf, admit, decide};
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::moment::Moment;
@@ -331,13 +331,16 @@ impl Writer {
         if draft.records.is_empty() && self.snapshot.is_none() {
             return Ok(());
         }
-        let forgotten: Vec<CommandId> = self
-            .state
-            .fleet
-            .commands()
-            .iter()
-            .map(|command| command.id)
+        let commands = self.state.fleet.commands().iter().map(|command| command.id);
+        let rollouts = self.state.fleet.rollouts().iter().map(|rollout| rollout.id);
+        let forgotten: Vec<TargetsOf> = commands
             .filter(|id| draft.fleet.commands().get(*id).is_none())
+            .map(TargetsOf::from)
+            .chain(
+                rollouts
+                    .filter(|id| draft.fleet.rollouts().get(*id).is_none())
+                    .map(TargetsOf::from),
+            )
             .collect();
         let key_uses = lock(&self.key_uses).unwritten(&draft.fleet);
         let written = self.journal.append(

@@ -1,12 +1,12 @@
 //! Writing: everything that a batch of decisions leads to, in one transaction.
 
-use protocol::id::{ApiKeyId, CommandId};
+use protocol::id::ApiKeyId;
 use protocol::time::UnixMillis;
 use redb::{ReadableTable as _, WriteTransaction};
 
 use crate::domain::audit::chain::{self, Checkpoint};
 use crate::domain::audit::record::Record;
-use crate::domain::decide::Targets;
+use crate::domain::decide::{Targets, TargetsOf};
 use crate::domain::event::Event;
 use crate::journal::error::JournalError;
 use crate::journal::read::head_of;
@@ -21,10 +21,10 @@ use crate::journal::{Head, Journal};
 pub struct Batch<'a> {
     /// Records, numbered on from the head.
     pub records: &'a [Record],
-    /// The targets of the commands that are issued in them.
+    /// The targets of what is issued or started in them.
     pub targets: &'a [Targets],
-    /// Commands whose targets are needed no longer.
-    pub forgotten: &'a [CommandId],
+    /// What has targets that are needed no longer.
+    pub forgotten: &'a [TargetsOf],
     /// When API keys were last used.
     pub key_uses: &'a [(ApiKeyId, UnixMillis)],
     /// The state after an earlier record.
@@ -151,22 +151,22 @@ fn sign(
 
 fn write_targets(
     transaction: &WriteTransaction,
-    commands: &[Targets],
-    forgotten: &[CommandId],
+    targets: &[Targets],
+    forgotten: &[TargetsOf],
 ) -> Result<(), JournalError> {
     let mut table = transaction
         .open_table(TARGETS)
         .map_err(JournalError::storage("write targets"))?;
-    for Targets { command, nodes } in commands {
+    for Targets { of, nodes } in targets {
         for (page, nodes) in (0..).zip(nodes.chunks(TARGETS_PER_PAGE)) {
             let ids: Vec<u8> = nodes.iter().flat_map(|id| *id.as_bytes()).collect();
             table
-                .insert((command.as_bytes(), page), ids.as_slice())
+                .insert((of.as_bytes(), page), ids.as_slice())
                 .map_err(JournalError::storage("write targets"))?;
         }
     }
-    for command in forgotten {
-        let id = command.as_bytes();
+    for of in forgotten {
+        let id = of.as_bytes();
         table
             .retain_in((id, 0)..=(id, u32::MAX), |_, _| false)
             .map_err(JournalError::storage("forget targets"))?;

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use protocol::id::{CommandId, FleetId, ID_BYTES, NodeId};
+use protocol::id::{FleetId, ID_BYTES, NodeId};
 use protocol::key::SigningKey;
 use protocol::time::UnixMillis;
 use redb::{ReadTransaction, ReadableTable as _};
 
 use crate::domain::audit::chain::{self, Checkpoint};
 use crate::domain::audit::record::Record;
+use crate::domain::decide::TargetsOf;
 use crate::domain::digest::Digest;
 use crate::journal::Head;
 use crate::journal::error::JournalError;
@@ -168,16 +169,18 @@ impl JournalReader {
         }
     }
 
-    /// Up to `limit` targets of a command, by id, after the first `skip`.
+    /// Up to `limit` targets of a command or rollout, in their order, after the
+    /// first `skip`.
     ///
     /// # Errors
     /// [`JournalError`].
     pub fn targets(
         &self,
-        command: CommandId,
+        of: impl Into<TargetsOf>,
         skip: usize,
         limit: usize,
     ) -> Result<Vec<NodeId>, JournalError> {
+        let of = of.into();
         self.shared.read(|transaction| {
             let failed = "read targets";
             let table = transaction
@@ -185,7 +188,7 @@ impl JournalReader {
                 .map_err(JournalError::storage(failed))?;
             let first = u32::try_from(skip / TARGETS_PER_PAGE).unwrap_or(u32::MAX);
             let pages = table
-                .range((command.as_bytes(), first)..=(command.as_bytes(), u32::MAX))
+                .range((of.as_bytes(), first)..=(of.as_bytes(), u32::MAX))
                 .map_err(JournalError::storage(failed))?;
             let mut nodes = Vec::new();
             let mut left = skip % TARGETS_PER_PAGE;

@@ -30,7 +30,7 @@ pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::n
 /// An effect's name → the last record that it has done.
 pub(super) const CURSORS: TableDefinition<'_, &str, u64> = TableDefinition::new("cursors");
 
-/// Command id and page → the ids of its targets, one after the other.
+/// Command or rollout id and page → the ids of its targets, one after the other.
 pub(super) const TARGETS: TableDefinition<'_, (&[u8; 10], u32), &[u8]> =
     TableDefinition::new("targets");
 

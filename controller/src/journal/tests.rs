@@ -4,7 +4,7 @@ mod audit;
 mod faults;
 mod refusal;
 
-use protocol::id::{ApiKeyId, CommandId};
+use protocol::id::{ApiKeyId, CommandId, RolloutId};
 use protocol::time::UnixMillis;
 
 use super::disk::Disk;
@@ -126,11 +126,11 @@ fn targets_are_read_by_page_and_forgotten() {
     let mut journal = disk.create();
     let nodes: Vec<_> = (0..10_000).map(node_id).collect();
     let one = Targets {
-        command: CommandId::from_bytes([1; 10]),
+        of: CommandId::from_bytes([1; 10]).into(),
         nodes: nodes.clone(),
     };
     let other = Targets {
-        command: CommandId::from_bytes([2; 10]),
+        of: RolloutId::from_bytes([2; 10]).into(),
         nodes: nodes[..3].to_vec(),
     };
     let batch = Batch {
@@ -149,18 +149,18 @@ fn targets_are_read_by_page_and_forgotten() {
     ] {
         let end = (skip + limit).min(nodes.len());
         assert_eq!(
-            reader.targets(one.command, skip, limit).unwrap(),
+            reader.targets(one.of, skip, limit).unwrap(),
             nodes[skip..end],
             "{skip} {limit}"
         );
     }
     let batch = Batch {
-        forgotten: &[one.command],
+        forgotten: &[one.of],
         ..Batch::default()
     };
     journal.append(0, &batch).unwrap();
-    assert_eq!(reader.targets(one.command, 0, 10).unwrap(), []);
-    assert_eq!(reader.targets(other.command, 0, 10).unwrap(), other.nodes);
+    assert_eq!(reader.targets(one.of, 0, 10).unwrap(), []);
+    assert_eq!(reader.targets(other.of, 0, 10).unwrap(), other.nodes);
 }
 
 #[test]

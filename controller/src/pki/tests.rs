@@ -613,3 +613,18 @@ fn a_set_under_which_the_controller_could_not_work_is_refused() {
     assert_eq!(error.code(), ErrorCode::TrustInvalid);
     pki.stage(pki.sign(&good).unwrap(), NOW).unwrap();
 }
+
+#[test]
+fn the_vaults_key_is_made_once_and_a_damaged_one_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(config(directory.path()), NOW).unwrap();
+    let first = pki.vault_key().unwrap();
+    let file = directory.path().join("pki/vault.key");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let again = Pki::open(config(directory.path()), NOW).unwrap();
+    assert_eq!(*first.to_text(), *again.vault_key().unwrap().to_text());
+    fs::write(&file, "0a0a").unwrap();
+    let error = pki.vault_key().unwrap_err().to_string();
+    assert!(error.contains("vault.key is damaged"), "{error}");
+}

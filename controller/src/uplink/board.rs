@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use protocol::id::{CommandId, NodeId};
+use protocol::id::{CommandId, NodeId, RolloutId};
 use protocol::limits::LINK_PROVEN_MAX;
 use protocol::time::UnixMillis;
 
@@ -58,6 +58,19 @@ impl Presence {
     }
 }
 
+/// How far a rollout has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RolloutStatus {
+    /// Targets of each wave, by the name of their state.
+    pub waves: Vec<BTreeMap<&'static str, u32>>,
+    /// Nodes a minute that may be told at the moment.
+    pub rate_per_min: u32,
+    /// Breakers that hold it back.
+    pub breakers: Vec<String>,
+    /// What it waits for, for a person; empty when nothing.
+    pub waits_for: String,
+}
+
 /// Open commands as the desk sees them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CommandBoard {
@@ -68,6 +81,7 @@ pub(crate) struct CommandBoard {
 struct Sheet {
     presences: BTreeMap<NodeId, Presence>,
     commands: CommandBoard,
+    rollouts: BTreeMap<RolloutId, RolloutStatus>,
     stats: DeskStats,
 }
 
@@ -82,11 +96,18 @@ impl Board {
         &self,
         presences: impl Iterator<Item = (NodeId, Presence)>,
         commands: CommandBoard,
+        rollouts: Vec<(RolloutId, Option<RolloutStatus>)>,
         stats: &DeskStats,
     ) {
         let mut sheet = self.lock();
         sheet.presences.extend(presences);
         sheet.commands = commands;
+        for (rollout, status) in rollouts {
+            match status {
+                Some(status) => sheet.rollouts.insert(rollout, status),
+                None => sheet.rollouts.remove(&rollout),
+            };
+        }
         sheet.stats.clone_from(stats);
     }
 
@@ -118,6 +139,12 @@ impl Board {
     #[must_use]
     pub fn command(&self, command: CommandId) -> Option<CommandStatus> {
         self.lock().commands.open.get(&command).copied()
+    }
+
+    /// How far a rollout has come; none when it is not carried out any more.
+    #[must_use]
+    pub fn rollout(&self, rollout: RolloutId) -> Option<RolloutStatus> {
+        self.lock().rollouts.get(&rollout).cloned()
     }
 
     /// What happened since the start.

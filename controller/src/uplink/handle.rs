@@ -4,24 +4,27 @@
 //! Reads go to the board in memory or to a snapshot of the intake store; none of
 //! them waits for the desk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::ErrorCode;
 use protocol::command::{OutputStream, Receipt};
+use protocol::deployment::observed::DeploymentState;
 use protocol::down::DownBody;
-use protocol::id::{CommandId, NodeId};
-use protocol::state::{self, StateItem, StateValue};
+use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
+use protocol::state::{self, StateItem, StateKey, StateValue};
 use protocol::time::UnixMillis;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::broker::{Pipe, PipeCounts, PipeState};
 use crate::domain::command::Counts;
-use crate::uplink::board::{Board, LinkState};
+use crate::domain::rollout::target::TargetRow;
+use crate::uplink::board::{Board, LinkState, RolloutStatus};
 use crate::uplink::desk::DeskStats;
 use crate::uplink::dispatch::{self, CommandStatus};
 use crate::uplink::intake::{
-    Ended, Intake, IntakeError, PAGE_COUNT_MAX, Quarantined, StoredLifecycle, StoredReceipt,
-    TargetState,
+    Ended, Intake, IntakeError, PAGE_COUNT_MAX, Quarantined, StoredDesired, StoredLifecycle,
+    StoredReceipt, StoredResult, TargetState,
 };
 use crate::uplink::task::Job;
 
@@ -403,6 +406,112 @@ impl Uplink {
             late: stored.as_ref().is_some_and(|stored| stored.late),
             receipt: stored.map(|stored| stored.receipt),
         })
+    }
+
+    /// Nodes whose link is up.
+    #[must_use]
+    pub fn nodes_up(&self) -> BTreeSet<NodeId> {
+        let now = (self.clock)();
+        self.board
+            .presences()
+            .into_iter()
+            .filter(|(_, presence)| presence.link(now) == LinkState::Up)
+            .map(|(node, _)| node)
+            .collect()
+    }
+
+    /// How far a rollout has come; none when it is not carried out any more.
+    #[must_use]
+    pub fn rollout_status(&self, rollout: RolloutId) -> Option<RolloutStatus> {
+        self.board.rollout(rollout)
+    }
+
+    /// Where targets of a rollout stand, by node id, after `after`.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn rollout_targets(
+        &self,
+        rollout: RolloutId,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, TargetRow)>, UplinkError> {
+        self.intake
+            .rollout_targets(rollout, after, limit)
+            .map_err(UplinkError::Intake)
+    }
+
+    /// Where every target of a rollout stands.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn rollout_targets_all(
+        &self,
+        rollout: RolloutId,
+    ) -> Result<Vec<(NodeId, TargetRow)>, UplinkError> {
+        self.intake
+            .rollout_targets_all(rollout)
+            .map_err(UplinkError::Intake)
+    }
+
+    /// What nodes are to have of a deployment, by node id, after `after`.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn desired_of(
+        &self,
+        deployment: DeploymentId,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, StoredDesired)>, UplinkError> {
+        self.intake
+            .desired_of(deployment, after, limit)
+            .map_err(UplinkError::Intake)
+    }
+
+    /// What one node is to have of a deployment.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn desired_on(
+        &self,
+        deployment: DeploymentId,
+        node: NodeId,
+    ) -> Result<Option<StoredDesired>, UplinkError> {
+        self.intake
+            .desired_on(deployment, node)
+            .map_err(UplinkError::Intake)
+    }
+
+    /// How the last change of a deployment ended on a node.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn deployment_result(
+        &self,
+        deployment: DeploymentId,
+        node: NodeId,
+    ) -> Result<Option<StoredResult>, UplinkError> {
+        self.intake
+            .result(deployment, node)
+            .map_err(UplinkError::Intake)
+    }
+
+    /// How a deployment of that number is on a node; none when the node never said.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn deployment_state(
+        &self,
+        node: NodeId,
+        number: u16,
+    ) -> Result<Option<(UnixMillis, DeploymentState)>, UplinkError> {
+        let key = StateKey(DeploymentState::KEY_FIRST.saturating_add(number));
+        let stored = self.intake.state(node, key).map_err(UplinkError::Intake)?;
+        Ok(stored.and_then(|stored| match stored.item.value {
+            StateValue::Deployment(state) => Some((stored.received_at, *state)),
+            StateValue::Facts(_) | StateValue::Budgets(_) | StateValue::Health(_) => None,
+        }))
     }
 
     /// News of all commands from here on. A slow reader misses some, and is told

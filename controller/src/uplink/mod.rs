@@ -24,9 +24,12 @@ pub mod sink;
 pub mod task;
 #[cfg(test)]
 mod tests;
+mod wants;
 
+pub use board::RolloutStatus;
 pub use gate::FleetGate;
 pub use handle::{
     Health, Link, News, NewsOf, Presence, State, Target, TargetCounts, Uplink, UplinkError,
     UplinkStats,
 };
+pub use wants::Ordered;

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Deliveries, Delivery, Outgoing, Pipe, PipeState};
 use crate::domain::access::caller::Caller;
 use crate::domain::command::issue::ConcludeCommand;
+use crate::domain::deployment::apply::ForgetDeployment;
+use crate::domain::deployment::steer::RecordRollout;
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::manage::SuspectIdentity;
 use crate::domain::fleet::trust::RaiseIncarnation;
@@ -140,6 +142,8 @@ enum Finding {
     Suspect(SuspectIdentity),
     Raise(RaiseIncarnation),
     Conclude(ConcludeCommand),
+    Decide(RecordRollout),
+    Forget(ForgetDeployment),
 }
 
 /// One step of the desk.
@@ -174,7 +178,8 @@ pub fn open<S: FrameSink + 'static>(
     .map_err(StartUplinkError::Intake)?;
     let journal = parts.engine.journal().clone();
     let head = journal.head().map_err(StartUplinkError::Journal)?;
-    desk.align(head.seq).map_err(StartUplinkError::Intake)?;
+    desk.align(head.seq, now)
+        .map_err(StartUplinkError::Intake)?;
 
     let (jobs_in, jobs) = mpsc::channel(JOBS_MAX);
     let (findings, found) = mpsc::channel(FINDINGS_MAX);
@@ -375,6 +380,15 @@ impl<S: FrameSink + 'static> Floor<S> {
                 counts,
                 merkle_root,
             })),
+            DeskEvent::Decided(decision) => {
+                tracing::info!(rollout = %decision.rollout(), %decision, "a rollout decides");
+                self.find(Finding::Decide(RecordRollout {
+                    decision: *decision,
+                }));
+            }
+            DeskEvent::Gone(deployment) => {
+                self.find(Finding::Forget(ForgetDeployment { deployment }));
+            }
             DeskEvent::Lost { node, entries } => tracing::warn!(
                 %node,
                 entries,
@@ -503,6 +517,18 @@ impl Officer {
                 .get(conclude.command)
                 .is_some_and(|command| command.conclusion.is_none())
                 .then_some(Operation::ConcludeCommand(conclude)),
+            // One that was recorded meanwhile is refused by its step; asking would
+            // leave a rejection in the journal.
+            Finding::Decide(decide) => fleet
+                .rollouts()
+                .get(decide.decision.rollout())
+                .is_some_and(|rollout| rollout.course.check(&decide.decision).is_ok())
+                .then_some(Operation::RecordRollout(decide)),
+            Finding::Forget(forget) => fleet
+                .deployments()
+                .get(forget.deployment)
+                .is_some_and(|deployment| deployment.removal.is_some())
+                .then_some(Operation::ForgetDeployment(forget)),
         }
     }
 }

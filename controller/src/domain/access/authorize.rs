@@ -175,6 +175,15 @@ impl Reach<'_> {
         self.everywhere.is_some()
     }
 
+    /// The selectors of the grants, when it is not the whole fleet; none otherwise.
+    pub fn selectors(&self) -> impl Iterator<Item = &Selector> {
+        let limited = self.everywhere.is_none();
+        self.parts
+            .iter()
+            .filter(move |_| limited)
+            .map(|(_, selector)| *selector)
+    }
+
     /// Whether the node is in it.
     #[must_use]
     pub fn covers(&self, node: &Node) -> bool {

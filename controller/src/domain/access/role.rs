@@ -73,13 +73,20 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
         ),
         (
             "operator",
-            "runs commands on nodes and keeps their names and labels",
-            &["command:*", "metrics:live", "node:relabel", "node:rename"],
+            "runs commands on nodes, keeps their names and labels, and stops rollouts",
+            &[
+                "command:*",
+                "metrics:live",
+                "node:relabel",
+                "node:rename",
+                "rollout:abort",
+                "rollout:pause",
+            ],
             &["viewer"],
         ),
         (
             "deployer",
-            "keeps services running: no free choice of programs",
+            "deploys and keeps services running: no free choice of programs on the host",
             &[
                 "command:cancel",
                 "command:logs",
@@ -87,7 +94,11 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
                 "command:reload",
                 "command:service",
                 "command:service_status",
+                "deployment:*",
+                "image:*",
                 "metrics:live",
+                "rollout:*",
+                "secret:*",
             ],
             &["viewer"],
         ),
@@ -324,7 +335,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 4 + 7 + 9 + 1 + 5);
+        assert_eq!(parts, 1 + 6 + 11 + 9 + 1 + 5);
     }
 
     #[test]

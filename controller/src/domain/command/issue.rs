@@ -187,7 +187,7 @@ pub(crate) fn issue(
         }));
     }
     let targets = Targets {
-        command,
+        of: command.into(),
         nodes: resolved.nodes,
     };
     Ok((events, targets))

@@ -1,7 +1,7 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access and command parts beside them. Large tables sit
+//! force, and holds the access, command, deployment and rollout parts beside them. Large tables sit
 //! behind an [`Arc`], so that a copy of the whole fleet costs a few reference
 //! counts and the engine can publish one after every batch.
 //!
@@ -32,8 +32,11 @@ use trust::TrustState;
 use crate::domain::access::Access;
 use crate::domain::audit::record::Record;
 use crate::domain::command::Commands;
+use crate::domain::deployment::Deployments;
+use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
 use crate::domain::rejection::Rejection;
+use crate::domain::rollout::event::Decision;
 
 /// The whole event-sourced state of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,8 @@ pub struct Fleet {
     tokens: Arc<BTreeMap<TokenId, Arc<Token>>>,
     access: Arc<Access>,
     commands: Arc<Commands>,
+    deployments: Arc<Deployments>,
+    rollouts: Arc<Rollouts>,
 }
 
 impl Fleet {
@@ -64,6 +69,8 @@ impl Fleet {
             tokens: Arc::default(),
             access: Arc::default(),
             commands: Arc::default(),
+            deployments: Arc::default(),
+            rollouts: Arc::default(),
         }
     }
 
@@ -130,6 +137,18 @@ impl Fleet {
     #[must_use]
     pub fn commands(&self) -> &Commands {
         &self.commands
+    }
+
+    /// What should run where.
+    #[must_use]
+    pub fn deployments(&self) -> &Deployments {
+        &self.deployments
+    }
+
+    /// Open and recent rollouts.
+    #[must_use]
+    pub fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
     }
 
     /// A node by id.
@@ -227,12 +246,47 @@ impl Fleet {
             Event::CommandIssued(_)
             | Event::CommandCancelRequested(_)
             | Event::CommandConcluded(_) => Arc::make_mut(&mut self.commands).apply(record),
+            Event::DeploymentApplied(event) => {
+                Arc::make_mut(&mut self.deployments).applied(event, record);
+            }
+            Event::DeploymentRemoved(event) => {
+                Arc::make_mut(&mut self.deployments).removed(event.deployment, record);
+            }
+            Event::DeploymentForgotten(event) => {
+                Arc::make_mut(&mut self.deployments).forgotten(event.deployment);
+            }
+            Event::RolloutStarted(event) => {
+                let (name, before) = Arc::make_mut(&mut self.deployments).rollout_started(event);
+                Arc::make_mut(&mut self.rollouts).started(event, name, before, record);
+            }
+            Event::WaveStarted(event) => self.steer(&Decision::WaveStarted(event.clone()), record),
+            Event::WaveApproved(event) => {
+                self.steer(&Decision::WaveApproved(event.clone()), record)
+            }
+            Event::RolloutHalted(event) => self.steer(&Decision::Halted(event.clone()), record),
+            Event::RolloutPaused(event) => self.steer(&Decision::Paused(event.clone()), record),
+            Event::RolloutResumed(event) => self.steer(&Decision::Resumed(event.clone()), record),
+            Event::RolloutAborted(event) => self.steer(&Decision::Aborted(event.clone()), record),
+            Event::RolloutCommitted(event) => {
+                self.steer(&Decision::Committed(event.clone()), record)
+            }
+            Event::RolloutFinished(event) => self.steer(&Decision::Finished(event.clone()), record),
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)
+            | Event::ContentSet(_)
+            | Event::ContentRemoved(_)
+            | Event::ArchivePushed(_)
+            | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
+        }
+    }
+
+    fn steer(&mut self, decision: &Decision, record: &Record) {
+        if let Some(ended) = Arc::make_mut(&mut self.rollouts).decided(decision, record) {
+            Arc::make_mut(&mut self.deployments).rollout_ended(&ended);
         }
     }
 

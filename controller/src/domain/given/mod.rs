@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::command::Action;
-use protocol::id::{ApiKeyId, FleetId, NodeId, PrincipalId, TokenId};
+use protocol::deployment::spec::{Image, Service, Spec};
+use protocol::id::{ApiKeyId, FleetId, NodeId, PrincipalId, RolloutId, TokenId};
 use protocol::key::PublicKey;
 use protocol::label::Labels;
 use protocol::time::UnixMillis;
@@ -25,6 +26,9 @@ use crate::domain::access::principal::PrincipalKind;
 use crate::domain::audit::record::Record;
 use crate::domain::command::issue::{Aim, EmptyAim, IssueCommand};
 use crate::domain::decide::{Decided, Refusal, admit, decide};
+use crate::domain::deployment::apply::{ApplyDeployment, How};
+use crate::domain::deployment::steer::RecordRollout;
+use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::admit::AdmitNode;
@@ -32,6 +36,8 @@ use crate::domain::fleet::node::AdmissionFacts;
 use crate::domain::fleet::token::{Approval, CreateToken};
 use crate::domain::moment::Moment;
 use crate::domain::operation::Operation;
+use crate::domain::rollout::event::{Counts, Decision, Outcome, RolloutFinished};
+use crate::domain::rollout::params::Params;
 
 pub(crate) const FLEET: FleetId = FleetId::from_bytes([0xf1; 10]);
 pub(crate) const START: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -254,6 +260,67 @@ pub(crate) fn order(selector: &str, action: Action) -> IssueCommand {
         rate_per_min: None,
         empty: EmptyAim::Refuse,
     }
+}
+
+/// A project of one service with this image.
+pub(crate) fn spec(image: &str) -> Spec {
+    let service = Service {
+        image: Image {
+            reference: format!("docker.io/library/{image}"),
+            ..Image::default()
+        },
+        ..Service::default()
+    };
+    Spec {
+        services: [("web".to_owned(), service)].into(),
+        ..Spec::default()
+    }
+}
+
+/// Everyone who is meant is there.
+pub(crate) fn how(params: Params) -> Box<How> {
+    Box::new(How {
+        params,
+        present: BTreeSet::new(),
+        empty: EmptyAim::Refuse,
+    })
+}
+
+pub(crate) fn apply(name: &str, base: u32, selector: &str, image: &str) -> ApplyDeployment {
+    ApplyDeployment {
+        name: name.to_owned(),
+        base,
+        selector: selector.parse().unwrap(),
+        spec: Box::new(spec(image)),
+        how: how(Params::default()),
+    }
+}
+
+/// The next decision about a rollout, made from its step.
+pub(crate) fn decide_next(
+    fleet: &Fleet,
+    rollout: RolloutId,
+    decision: impl FnOnce(u32) -> Decision,
+) -> Operation {
+    let step = fleet.rollouts().get(rollout).map_or(0, |it| it.course.step);
+    Operation::RecordRollout(RecordRollout {
+        decision: decision(step),
+    })
+}
+
+/// A rollout's end with one node that ended so.
+pub(crate) fn finished(rollout: RolloutId, step: u32, outcome: Outcome) -> Decision {
+    Decision::Finished(RolloutFinished {
+        rollout,
+        step,
+        outcome,
+        counts: Counts {
+            succeeded: u32::from(outcome == Outcome::Completed),
+            failed: u32::from(outcome != Outcome::Completed),
+            ..Counts::default()
+        },
+        merkle_root: Digest([5; 32]),
+    })
 }
 
 pub(crate) fn run() -> Action {

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use protocol::ErrorCode;
 use protocol::command::Action;
-use protocol::id::{ApiKeyId, CommandId, NodeId, PrincipalId, TokenId};
+use protocol::deployment::spec::FileKind;
+use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
 use protocol::key::PublicKey;
 use protocol::time::UnixMillis;
 
-use super::{HOUR, World, admission, create_key, node_id, order, parsed, permissions, run};
+use super::{
+    HOUR, World, admission, apply, create_key, decide_next, finished, how, node_id, order, parsed,
+    permissions, run,
+};
 use crate::domain::access::caller::Caller;
 use crate::domain::access::grant::GrantId;
 use crate::domain::access::key::SecretDigest;
@@ -21,6 +25,9 @@ use crate::domain::access::principal::PrincipalKind;
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::command::Counts;
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, EmptyAim};
+use crate::domain::deployment::apply::{ForgetDeployment, RemoveDeployment, RollBackDeployment};
+use crate::domain::deployment::content::{PushArchive, RemoveArchive, RemoveContent, SetContent};
+use crate::domain::deployment::steer::{AbortRollout, ApproveRollout, PauseRollout, ResumeRollout};
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::admit::ApproveNode;
@@ -31,13 +38,18 @@ use crate::domain::fleet::node::{Certificate, Doubt};
 use crate::domain::fleet::token::{Approval, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation, Retire};
 use crate::domain::operation::Operation;
+use crate::domain::rollout::event::{
+    AfterAbort, Decision, Outcome, RolloutCommitted, RolloutHalted, WaveStarted,
+};
+use crate::domain::rollout::halt::Evidence;
+use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, Params, SelfApproval, Wave};
 
 /// One request of a story made of chance: what, and on whom.
 pub(crate) type Step = (u8, u8, u8);
 
 /// Stories of up to `length_max` requests.
 pub(crate) fn steps(length_max: usize) -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0..26_u8, any::<u8>(), any::<u8>()), 1..length_max)
+    proptest::collection::vec((0..30_u8, any::<u8>(), any::<u8>()), 1..length_max)
 }
 
 /// A fleet to which every event has happened.
@@ -61,6 +73,8 @@ pub(crate) fn everything() -> World {
             world.ask(caller, operation).ok();
         }
     }
+    deploying(&mut world);
+    contents(&mut world);
     let denied = Event::RequestDenied(RequestDenied {
         code: ErrorCode::AccessDenied,
         reason: "no grant gives node:revoke".to_owned(),
@@ -124,6 +138,8 @@ pub(crate) fn request(world: &World, (kind, a, b): Step) -> (Caller, Operation) 
             let command = command(world, a);
             (admin, Operation::CancelCommand(CancelCommand { command }))
         }
+        26..=28 => deployments(world, kind, a, b),
+        29 => steering(world, a, b),
         _ => {
             let command = command(world, a);
             let targets = world.fleet.commands().get(command);
@@ -291,6 +307,193 @@ fn granting(world: &World, kind: u8, a: u8, b: u8) -> Operation {
         }),
         _ => Operation::DisablePrincipal(DisablePrincipal { principal }),
     }
+}
+
+fn deployments(world: &World, kind: u8, a: u8, b: u8) -> (Caller, Operation) {
+    let name = format!("app-{}", a % 2);
+    let known = world.fleet.deployments().named(&name);
+    let deployment = known.map_or(DeploymentId::NIL, |known| known.id);
+    let base = known.map_or(0, |known| known.newest_number());
+    match kind {
+        26 => {
+            let selector = ["*", "site=lyon", "name=edge-1"][usize::from(b % 3)];
+            let asked = apply(&name, base, selector, &format!("nginx:{}", b % 4));
+            (world.admin, Operation::ApplyDeployment(asked))
+        }
+        27 => {
+            let asked = RollBackDeployment {
+                deployment,
+                base,
+                to: (b % 2 == 1).then_some(u32::from(b % 4)),
+                how: how(Params::default()),
+            };
+            (world.admin, Operation::RollBackDeployment(asked))
+        }
+        _ if b % 8 == 7 => {
+            let asked = RemoveDeployment { deployment, base };
+            (world.admin, Operation::RemoveDeployment(asked))
+        }
+        _ => {
+            let asked = ForgetDeployment { deployment };
+            (Caller::System, Operation::ForgetDeployment(asked))
+        }
+    }
+}
+
+fn steering(world: &World, a: u8, b: u8) -> (Caller, Operation) {
+    let rollout = nth(world.fleet.rollouts().iter().map(|it| it.id), a).unwrap_or(RolloutId::NIL);
+    let reason = "by chance".to_owned();
+    let decided = |decision: fn(RolloutId, u32) -> Decision| {
+        let asked = decide_next(&world.fleet, rollout, |step| decision(rollout, step));
+        (Caller::System, asked)
+    };
+    match b % 8 {
+        0 => {
+            let asked = PauseRollout { rollout, reason };
+            (world.admin, Operation::PauseRollout(asked))
+        }
+        1 => {
+            let asked = ResumeRollout { rollout };
+            (world.admin, Operation::ResumeRollout(asked))
+        }
+        2 => {
+            let then = AfterAbort::Keep;
+            let asked = AbortRollout {
+                rollout,
+                reason,
+                then,
+            };
+            (world.admin, Operation::AbortRollout(asked))
+        }
+        3 => {
+            let wave = None;
+            let asked = ApproveRollout { rollout, wave };
+            (world.admin, Operation::ApproveRollout(asked))
+        }
+        4 => decided(|rollout, step| finished(rollout, step, Outcome::Completed)),
+        5 => decided(|rollout, step| finished(rollout, step, Outcome::Halted)),
+        6 => decided(halted),
+        _ => decided(|rollout, step| {
+            Decision::WaveStarted(WaveStarted {
+                rollout,
+                step,
+                wave: 0,
+            })
+        }),
+    }
+}
+
+fn halted(rollout: RolloutId, step: u32) -> Decision {
+    Decision::Halted(RolloutHalted {
+        rollout,
+        step,
+        evidence: Evidence::Breaker {
+            breaker: "fleet".to_owned(),
+        },
+        then: OnHalt::Pause,
+    })
+}
+
+/// Everything that can happen to a deployment and its rollouts, once.
+fn deploying(world: &mut World) {
+    let admin = world.admin;
+    world.node(9, "edge-9", "site=nice");
+    let mut params = Params {
+        commit: CommitMode::Barrier,
+        self_approval: SelfApproval::Allowed,
+        ..Params::default()
+    };
+    params.waves = vec![Wave {
+        approve: Approve::Human,
+        ..Wave::default()
+    }];
+    let reason = "a look".to_owned();
+    let mut asked = apply("shop", 0, "site=nice", "nginx:1");
+    asked.how = how(params);
+    let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+    let pause = PauseRollout {
+        rollout,
+        reason: reason.clone(),
+    };
+    world.done(admin, Operation::PauseRollout(pause));
+    world.done(admin, Operation::ResumeRollout(ResumeRollout { rollout }));
+    let approve = ApproveRollout {
+        rollout,
+        wave: Some(0),
+    };
+    world.done(admin, Operation::ApproveRollout(approve));
+    let decisions: [fn(RolloutId, u32) -> Decision; 3] = [
+        |rollout, step| {
+            Decision::WaveStarted(WaveStarted {
+                rollout,
+                step,
+                wave: 0,
+            })
+        },
+        |rollout, step| Decision::Committed(RolloutCommitted { rollout, step }),
+        |rollout, step| finished(rollout, step, Outcome::Completed),
+    ];
+    for decision in decisions {
+        let asked = decide_next(&world.fleet, rollout, |step| decision(rollout, step));
+        world.done(Caller::System, asked);
+    }
+    let asked = apply("shop", 1, "site=nice", "nginx:2");
+    let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+    let halt = decide_next(&world.fleet, rollout, |step| halted(rollout, step));
+    world.done(Caller::System, halt);
+    let abort = AbortRollout {
+        rollout,
+        reason,
+        then: AfterAbort::Revert,
+    };
+    world.done(admin, Operation::AbortRollout(abort));
+    let end = decide_next(&world.fleet, rollout, |step| {
+        finished(rollout, step, Outcome::Aborted)
+    });
+    world.done(Caller::System, end);
+    let deployment = world.fleet.deployments().named("shop").unwrap().id;
+    let remove = RemoveDeployment {
+        deployment,
+        base: 2,
+    };
+    world.done(admin, Operation::RemoveDeployment(remove));
+    let forget = ForgetDeployment { deployment };
+    world.done(Caller::System, Operation::ForgetDeployment(forget));
+}
+
+/// Contents that lie beside the state come and go.
+fn contents(world: &mut World) {
+    let admin = world.admin;
+    let kind = FileKind::Secret;
+    let name = "db-password".to_owned();
+    let digest = Digest([7; 32]);
+    for operation in [
+        Operation::SetContent(SetContent {
+            kind,
+            name: name.clone(),
+            digest: "ab".repeat(32),
+            size_bytes: 12,
+        }),
+        Operation::RemoveContent(RemoveContent { kind, name }),
+        Operation::PushArchive(PushArchive {
+            digest,
+            size_bytes: 1 << 20,
+        }),
+        Operation::RemoveArchive(RemoveArchive { digest }),
+    ] {
+        world.done(admin, operation);
+    }
+}
+
+/// The rollout that these events started.
+pub(crate) fn started(events: &[Event]) -> RolloutId {
+    events
+        .iter()
+        .find_map(|event| match event {
+            Event::RolloutStarted(started) => Some(started.rollout),
+            _ => None,
+        })
+        .expect("a rollout was started")
 }
 
 fn recovery(a: u8) -> Operation {

@@ -2,10 +2,12 @@
 
 use protocol::ErrorCode;
 use protocol::command::Receipt;
+use protocol::condition::Crossing;
+use protocol::deployment::observed::DeploymentResult;
 use protocol::envelope::Opened;
 use protocol::id::NodeId;
 use protocol::message;
-use protocol::state::{Lifecycle, StateItem};
+use protocol::state::{Lifecycle, StateItem, StateValue};
 use protocol::stream::{Entry, EntryKind, Stream, Upload};
 use protocol::time::UnixMillis;
 use protocol::topic::Topic;
@@ -116,12 +118,24 @@ impl<S: FrameSink> Desk<S> {
             }
             (EntryKind::STATE, false) => read(&entry, StateItem::VERSION).map(|item: StateItem| {
                 let key = item.value.key();
+                if let StateValue::Deployment(state) = &item.value {
+                    self.deployment_state(node, state, now);
+                }
                 let state = StoredState {
                     received_at: now,
                     item,
                 };
                 self.work.batch.states.insert((node, key), state);
             }),
+            (EntryKind::DEPLOYMENT_RESULT, false) => read(&entry, DeploymentResult::VERSION)
+                .map(|result: DeploymentResult| self.deployment_result(node, result, now)),
+            (EntryKind::CONDITION, false) => {
+                read(&entry, Crossing::VERSION).map(|crossing: Crossing| {
+                    if crossing.holds {
+                        self.condition_crossed(node, &crossing.rule, now);
+                    }
+                })
+            }
             (EntryKind::LIFECYCLE, false) => {
                 read(&entry, Lifecycle::VERSION).map(|event: Lifecycle| {
                     let event = StoredLifecycle {

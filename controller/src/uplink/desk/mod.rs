@@ -11,8 +11,10 @@
 //! durable, nothing is answered, and the nodes send again. When frames cannot be
 //! stored, the same holds for the streams that carry frames, and only for them.
 
+mod deployments;
 mod entries;
 mod orders;
+mod rollouts;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +28,7 @@ use protocol::ErrorCode;
 use protocol::command::Progress;
 use protocol::down::Down;
 use protocol::envelope::{self, EnvelopeError, Opened, Seal};
-use protocol::id::{CommandId, NodeId};
+use protocol::id::{CommandId, DeploymentId, NodeId};
 use protocol::key::SigningKey;
 use protocol::limits::DETAIL_BYTES_MAX;
 use protocol::message::{DecodeError, Kind, Message};
@@ -39,9 +41,11 @@ use crate::broker::{Delivery, Outgoing};
 use crate::domain::command::Counts;
 use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
+use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Suspect, Terms};
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
+use crate::uplink::desk::deployments::Deployments;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
 use crate::uplink::sink::{FrameArrival, FrameSink};
@@ -101,6 +105,10 @@ pub enum DeskEvent {
         /// The node.
         node: NodeId,
     },
+    /// A rollout comes to a decision.
+    Decided(Box<Decision>),
+    /// A removed deployment is gone from every node that can be reached.
+    Gone(DeploymentId),
     /// Close the node's connection.
     Disconnect(NodeId),
     /// Entries are missing here that were acknowledged to the node.
@@ -154,6 +162,11 @@ struct Seat {
     disowned_at: Option<UnixMillis>,
     /// Commands that this session was given.
     carried: BTreeSet<CommandId>,
+    /// The highest generation that this session was given, or that the node said
+    /// it has.
+    given: u64,
+    /// Whether what the node is behind with waits for its turn.
+    queued: bool,
 }
 
 /// An answer that waits for the batch to be durable.
@@ -192,6 +205,7 @@ pub struct Desk<S> {
     sink: S,
     seats: BTreeMap<NodeId, Seat>,
     dispatch: Dispatch,
+    deployments: Deployments,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -235,6 +249,7 @@ impl<S: FrameSink> Desk<S> {
             sink,
             seats: BTreeMap::new(),
             dispatch: Dispatch::default(),
+            deployments: Deployments::default(),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -243,6 +258,7 @@ impl<S: FrameSink> Desk<S> {
             board: Arc::default(),
         };
         desk.load_commands(now)?;
+        desk.load_deployments(now)?;
         Ok(desk)
     }
 
@@ -326,7 +342,7 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
-        if self.stale && self.load_commands(now).is_ok() {
+        if self.stale && self.load_commands(now).is_ok() && self.load_deployments(now).is_ok() {
             self.stale = false;
         }
         if std::mem::take(&mut self.trust_is_new) {
@@ -341,6 +357,7 @@ impl<S: FrameSink> Desk<S> {
     fn finish(&mut self, load: Load, now: UnixMillis) -> Output {
         if !self.stale {
             self.run_commands(now);
+            self.run_deployments(now);
         }
         self.store_frames(now);
         self.work.batch.kept = self
@@ -367,7 +384,7 @@ impl<S: FrameSink> Desk<S> {
                     "cannot keep what nodes sent; nothing is acknowledged"
                 );
                 self.go_back(work);
-                self.show(std::iter::empty());
+                self.show(std::iter::empty(), now);
                 Output::default()
             }
         }
@@ -426,7 +443,7 @@ impl<S: FrameSink> Desk<S> {
                 });
             }
         }
-        self.show(work.before.into_keys());
+        self.show(work.before.into_keys(), now);
         let mut events = work.events;
         events.extend(
             work.batch
@@ -441,7 +458,8 @@ impl<S: FrameSink> Desk<S> {
     }
 
     /// Puts what changed on the board.
-    fn show(&self, nodes: impl Iterator<Item = NodeId>) {
+    fn show(&mut self, nodes: impl Iterator<Item = NodeId>, now: UnixMillis) {
+        let rollouts = self.rollout_statuses(now);
         let presences = nodes.filter_map(|node| {
             let seat = self.seats.get(&node)?;
             Some((node, Presence::of(&seat.link)))
@@ -451,6 +469,7 @@ impl<S: FrameSink> Desk<S> {
             CommandBoard {
                 open: self.dispatch.statuses().collect(),
             },
+            rollouts,
             &self.stats,
         );
     }
@@ -682,6 +701,8 @@ impl<S: FrameSink> Desk<S> {
             } => {
                 self.stats.taken += 1;
                 seat.carried.clear();
+                seat.given = hello.generation;
+                seat.queued = false;
                 self.work.welcomed.insert(node);
                 self.work.answers.push(Answer::Welcome(node, welcome));
                 if let Some(suspect) = doubt {
@@ -699,6 +720,7 @@ impl<S: FrameSink> Desk<S> {
                 self.order_trust(node, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);
+                self.greet_deployments(node, hello.generation, now);
             }
             Greeting::Replayed => self.refuse(ErrorCode::EnvelopeReplayed),
             Greeting::Refused(suspect) => {
@@ -740,6 +762,7 @@ impl<S: FrameSink> Desk<S> {
         self.acknowledge(node, None, opened.header.sent_at);
         // What did not fit into the window, or waited for the node.
         self.order_trust(node, now);
+        self.carry_desired(node, now);
         self.carry_open_commands(node, now);
         self.dispatch.online(node);
     }

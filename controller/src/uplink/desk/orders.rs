@@ -18,6 +18,7 @@ use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
+use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Load, Order};
 use crate::uplink::dispatch::{Dispatch, Overdue, Settled};
 use crate::uplink::intake::{
@@ -50,7 +51,8 @@ impl NotConnected {
 pub struct Recorded {
     /// The record.
     pub record: Record,
-    /// The targets of an issued command; empty otherwise.
+    /// The targets of an issued command, or of a rollout that was started; empty
+    /// otherwise.
     pub targets: Vec<NodeId>,
 }
 
@@ -79,7 +81,7 @@ impl<S: FrameSink> Desk<S> {
     ///
     /// # Errors
     /// [`IntakeError`] when it cannot be written.
-    pub fn align(&mut self, journal_head: u64) -> Result<(), IntakeError> {
+    pub fn align(&mut self, journal_head: u64, now: UnixMillis) -> Result<(), IntakeError> {
         if self.cursor > journal_head {
             tracing::warn!(
                 cursor = self.cursor,
@@ -88,9 +90,10 @@ impl<S: FrameSink> Desk<S> {
             );
             self.intake.commit(&crate::uplink::intake::Batch {
                 cursor: Some(journal_head),
-                ..Default::default()
+                ..self.rollouts_as_recorded(journal_head)?
             })?;
             self.cursor = journal_head;
+            self.load_deployments(now)?;
         }
         Ok(())
     }
@@ -108,12 +111,56 @@ impl<S: FrameSink> Desk<S> {
             Event::NodeReplaced(event) => {
                 self.cut_off(event.old, now);
                 self.order_labels(event.new, now);
+                self.relook(event.new, now);
             }
-            Event::NodeRenamed(event) => self.order_labels(event.node, now),
-            Event::NodeRelabelled(event) => self.order_labels(event.node, now),
+            Event::NodeRenamed(event) => {
+                self.order_labels(event.node, now);
+                self.relook(event.node, now);
+            }
+            Event::NodeRelabelled(event) => {
+                self.order_labels(event.node, now);
+                self.relook(event.node, now);
+            }
+            Event::NodeJoined(event) => self.relook(event.node, now),
+            Event::NodeApproved(event) => self.relook(event.node, now),
+            Event::DeploymentApplied(_) => {}
+            Event::DeploymentRemoved(event) => self.remove_deployment(event.deployment),
+            Event::DeploymentForgotten(event) => {
+                self.remove_deployment(event.deployment);
+                self.work.batch.deployments_forgotten.push(event.deployment);
+            }
+            Event::RolloutStarted(event) => {
+                self.start_rollout(record, event, &recorded.targets, now);
+            }
+            Event::WaveStarted(event) => {
+                self.decided(Decision::WaveStarted(event.clone()), record.at, now);
+            }
+            Event::WaveApproved(event) => {
+                self.decided(Decision::WaveApproved(event.clone()), record.at, now);
+            }
+            Event::RolloutHalted(event) => {
+                self.decided(Decision::Halted(event.clone()), record.at, now);
+            }
+            Event::RolloutPaused(event) => {
+                self.decided(Decision::Paused(event.clone()), record.at, now);
+            }
+            Event::RolloutResumed(event) => {
+                self.decided(Decision::Resumed(event.clone()), record.at, now);
+            }
+            Event::RolloutAborted(event) => {
+                self.decided(Decision::Aborted(event.clone()), record.at, now);
+            }
+            Event::RolloutCommitted(event) => {
+                self.decided(Decision::Committed(event.clone()), record.at, now);
+            }
+            Event::RolloutFinished(event) => {
+                self.decided(Decision::Finished(event.clone()), record.at, now);
+            }
             Event::IdentityResolved(event) => {
                 self.carry_open_commands(event.node, now);
                 self.dispatch.online(event.node);
+                self.relook(event.node, now);
+                self.carry_desired(event.node, now);
             }
             Event::IncarnationRaised(event) => {
                 self.work.answers.push(Answer::Announce(Announce {
@@ -123,8 +170,6 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::TokenCreated(_)
             | Event::TokenRevoked(_)
-            | Event::NodeJoined(_)
-            | Event::NodeApproved(_)
             | Event::NodeCertified(_)
             // The set itself comes from the pki, once it is in force.
             | Event::TrustPublished(_)
@@ -141,6 +186,10 @@ impl<S: FrameSink> Desk<S> {
             | Event::KeyRotated(_)
             | Event::KeyRevoked(_)
             | Event::AdminRecovered(_)
+            | Event::ContentSet(_)
+            | Event::ContentRemoved(_)
+            | Event::ArchivePushed(_)
+            | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
@@ -257,6 +306,8 @@ impl<S: FrameSink> Desk<S> {
 
     /// A node left the fleet: its connection ends, and what was open for it.
     fn cut_off(&mut self, node: NodeId, now: UnixMillis) {
+        self.relook(node, now);
+        self.forget_wants(node);
         self.work.events.push(DeskEvent::Disconnect(node));
         if let Some(seat) = self.seats.get_mut(&node) {
             seat.link.close();

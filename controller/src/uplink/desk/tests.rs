@@ -5,6 +5,8 @@
     reason = "a disk of a test that breaks its own rules may panic"
 )]
 
+mod deployments;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +142,7 @@ struct World {
     controller: PublicKey,
     heard: Vec<(Topic, Heard)>,
     events: Vec<DeskEvent>,
+    records: Vec<(Record, Vec<NodeId>)>,
 }
 
 /// A message of the controller's, opened.
@@ -186,6 +189,7 @@ impl World {
             controller: controller_key().public(),
             heard: Vec::new(),
             events: Vec::new(),
+            records: Vec::new(),
         }
     }
 
@@ -229,10 +233,20 @@ impl World {
         };
         self.fleet.apply(&record);
         self.desk.set_fleet(Arc::new(self.fleet.clone()));
+        self.records.push((record.clone(), targets.clone()));
         let output = self
             .desk
             .record(vec![Recorded { record, targets }], self.now);
         self.hear(output);
+    }
+
+    /// Records that the desk has not taken into account.
+    fn missed(&self) -> Vec<(Record, Vec<NodeId>)> {
+        let records = self.records.iter();
+        records
+            .filter(|(record, _)| record.seq > self.desk.cursor())
+            .cloned()
+            .collect()
     }
 
     fn join(&mut self, number: u8) -> Node {
@@ -387,6 +401,8 @@ impl World {
                 | DeskEvent::Concluded { .. }
                 | DeskEvent::Progress { .. }
                 | DeskEvent::Ended { .. }
+                | DeskEvent::Decided(_)
+                | DeskEvent::Gone(_)
                 | DeskEvent::Disconnect(_)
                 | DeskEvent::Lost { .. } => None,
             })
@@ -406,6 +422,7 @@ struct Node {
     last: [u64; 4],
     acked: [u64; 4],
     incarnation: u64,
+    generation: u64,
 }
 
 impl Node {
@@ -420,6 +437,7 @@ impl Node {
             last: [0; 4],
             acked: [0; 4],
             incarnation: 1,
+            generation: 0,
         }
     }
 
@@ -464,7 +482,7 @@ impl Node {
             agent_version: "1.0.0".to_owned(),
             now,
             incarnation: self.incarnation,
-            generation: 0,
+            generation: self.generation,
             policy_epoch: 0,
             trust_version: 1,
             streams: Stream::ALL
@@ -1419,7 +1437,7 @@ fn records_are_taken_once_across_restarts() {
     world.restart();
     assert_eq!(world.desk.cursor(), 3);
     // The journal was restored from before the cancelling.
-    world.desk.align(2).unwrap();
+    world.desk.align(2, world.now).unwrap();
     assert_eq!(world.desk.cursor(), 2);
     assert_eq!(world.ended(command, &node), Some(Ended::Cancelled));
 }

@@ -1,6 +1,6 @@
 //! Keys and values of the tables.
 
-use protocol::id::{CommandId, ID_BYTES, NodeId};
+use protocol::id::{CommandId, ID_BYTES, Id, NodeId};
 use protocol::message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,18 +17,23 @@ pub(super) fn node_key(node: NodeId) -> [u8; ID_BYTES] {
     *node.as_bytes()
 }
 
-pub(super) fn pair_key(command: CommandId, node: NodeId) -> [u8; 2 * ID_BYTES] {
+pub(super) fn pair_key<K>(first: Id<K>, node: NodeId) -> [u8; 2 * ID_BYTES] {
     let mut key = [0; 2 * ID_BYTES];
-    key[..ID_BYTES].copy_from_slice(command.as_bytes());
+    key[..ID_BYTES].copy_from_slice(first.as_bytes());
     key[ID_BYTES..].copy_from_slice(node.as_bytes());
     key
 }
 
-/// The command in a command's key. A key of another length is no program's of
-/// ours; it reads as the id of zeroes, which names nothing.
+/// The command in a command's key.
 pub(super) fn read_command(key: &[u8]) -> CommandId {
+    read_first(key)
+}
+
+/// The id that a key begins with. A key of another length is no program's of
+/// ours; it reads as the id of zeroes, which names nothing.
+pub(super) fn read_first<K>(key: &[u8]) -> Id<K> {
     key.first_chunk()
-        .map_or(CommandId::NIL, |bytes| CommandId::from_bytes(*bytes))
+        .map_or(Id::NIL, |bytes| Id::from_bytes(*bytes))
 }
 
 /// The node in a pair's key.

@@ -2,7 +2,8 @@
 //!
 //! Owns how far each node's streams have arrived, the connect counters that were
 //! used, the state of every command's targets, receipts, latest states,
-//! lifecycle events, and entries that could not be decoded. Who belongs to the
+//! lifecycle events, what each node is to have of each deployment and how its
+//! changes ended, and entries that could not be decoded. Who belongs to the
 //! fleet and what was ordered is the journal's; samples are the series'.
 //!
 //! **Invariant:** one [`Batch`] is durable whole or not at all, and nothing is
@@ -14,6 +15,7 @@
 //! that is damaged or from a newer version is refused and left as it is.
 
 mod codec;
+mod deployment;
 mod open;
 mod row;
 #[cfg(test)]
@@ -24,16 +26,17 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use protocol::ErrorCode;
-use protocol::id::{CommandId, NodeId};
+use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
+use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
 pub use open::{Medium, OpenBackend};
 pub use row::{
-    Ended, FinalState, Quarantined, StoredCommand, StoredLifecycle, StoredReceipt, StoredState,
-    TargetState,
+    Ended, FinalState, Quarantined, StoredCommand, StoredDesired, StoredLifecycle, StoredReceipt,
+    StoredResult, StoredRollout, StoredState, StoredWant, TargetState,
 };
 
 /// Entries that could not be decoded; the oldest go first. At 60 KiB each they
@@ -55,10 +58,21 @@ const TARGETS: Table = TableDefinition::new("targets");
 const RECEIPTS: Table = TableDefinition::new("receipts");
 const STATES: Table = TableDefinition::new("states");
 const LIFECYCLES: Table = TableDefinition::new("lifecycles");
+/// Deployment and node → what the node is to have.
+const DESIRED: Table = TableDefinition::new("desired");
+/// Deployment and node → how the last change ended.
+const RESULTS: Table = TableDefinition::new("results");
+/// Rollout → what was decided.
+const ROLLOUTS: Table = TableDefinition::new("rollouts");
+/// Rollout and node → where the target stands.
+const ROLLOUT_TARGETS: Table = TableDefinition::new("rollout_targets");
+/// Node → the last generation that it was given.
+const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
+    TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
 
 /// The layout of the tables. A higher number in the file is a newer program's.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 const META_FORMAT: &str = "format";
 const META_CURSOR: &str = "journal_cursor";
@@ -158,6 +172,20 @@ pub struct Batch {
     pub lifecycles: Vec<(NodeId, StoredLifecycle)>,
     /// Entries that could not be decoded.
     pub quarantine: Vec<Quarantined>,
+    /// What nodes are to have of deployments; none takes the row away.
+    pub desired: BTreeMap<(DeploymentId, NodeId), Option<StoredDesired>>,
+    /// The last generation of nodes.
+    pub generations: BTreeMap<NodeId, u64>,
+    /// How the last change of a deployment ended.
+    pub results: BTreeMap<(DeploymentId, NodeId), StoredResult>,
+    /// Rollouts that are carried out.
+    pub rollouts: BTreeMap<RolloutId, StoredRollout>,
+    /// Where targets of rollouts stand.
+    pub rollout_targets: BTreeMap<(RolloutId, NodeId), TargetRow>,
+    /// Rollouts that are not needed any more, with their targets.
+    pub rollouts_forgotten: Vec<RolloutId>,
+    /// Deployments whose results are not needed any more.
+    pub deployments_forgotten: Vec<DeploymentId>,
     /// The last record of the journal that is taken into account.
     pub cursor: Option<u64>,
     /// Envelope counters below this one may have been used.
@@ -176,6 +204,13 @@ impl Batch {
             && self.states.is_empty()
             && self.lifecycles.is_empty()
             && self.quarantine.is_empty()
+            && self.desired.is_empty()
+            && self.generations.is_empty()
+            && self.results.is_empty()
+            && self.rollouts.is_empty()
+            && self.rollout_targets.is_empty()
+            && self.rollouts_forgotten.is_empty()
+            && self.deployments_forgotten.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
     }
@@ -453,6 +488,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
         }
     }
     write_commands(&transaction, batch)?;
+    deployment::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;
         for ((node, key), state) in &batch.states {

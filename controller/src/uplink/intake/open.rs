@@ -7,8 +7,8 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
 use super::{
-    COMMANDS, FORMAT, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT, QUARANTINE, RECEIPTS,
-    STATES, TARGETS,
+    COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT,
+    QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, STATES, TARGETS,
 };
 use crate::journal::medium::AnyBackend;
 
@@ -109,6 +109,11 @@ impl Medium {
         .map_err(|error| self.refuse(error))?;
         match found {
             Some(FORMAT) => Ok(database),
+            // Format 1 is the same without the tables of deployments.
+            Some(1) => {
+                lay_out(&database).map_err(|error| self.fault(error))?;
+                Ok(database)
+            }
             Some(found) => Err(IntakeError::Newer {
                 place: self.place(),
                 found,
@@ -154,14 +159,26 @@ impl Medium {
     }
 }
 
-/// Makes every table, so that reading one never finds it missing.
+/// Makes every table that is not there, so that reading one never finds it missing.
 fn lay_out(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
-        for table in [KEPT, COMMANDS, TARGETS, RECEIPTS, STATES, LIFECYCLES] {
+        for table in [
+            KEPT,
+            COMMANDS,
+            TARGETS,
+            RECEIPTS,
+            STATES,
+            LIFECYCLES,
+            DESIRED,
+            RESULTS,
+            ROLLOUTS,
+            ROLLOUT_TARGETS,
+        ] {
             transaction.open_table(table)?;
         }
         transaction.open_table(QUARANTINE)?;
+        transaction.open_table(GENERATIONS)?;
         transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     }
     transaction.commit()?;

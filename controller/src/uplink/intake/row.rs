@@ -2,11 +2,15 @@
 //! format number and a step that rewrites the table.
 
 use protocol::command::{Command, Outcome, Receipt};
-use protocol::id::NodeId;
+use protocol::deployment::desired::{Cause, Commit, HealthRule, OnFailure};
+use protocol::deployment::observed::DeploymentResult;
+use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::state::{Lifecycle, StateItem};
 use protocol::stream::{EntryKind, Stream};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+use crate::domain::rollout::course::Course;
 
 /// A command that was issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +125,91 @@ pub struct StoredReceipt {
     pub late: bool,
     /// The receipt.
     pub receipt: Receipt,
+}
+
+/// What a node is to have of one deployment, as it was last told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredDesired {
+    /// The node's generation that it made.
+    pub generation: u64,
+    /// When it was decided.
+    pub at: UnixMillis,
+    /// The deployment's number.
+    pub number: u16,
+    /// The deployment's name.
+    pub name: String,
+    /// What is wanted. The spec is the journal's.
+    pub want: StoredWant,
+    /// The rollout's number for the order; 0 without a rollout.
+    pub order: u32,
+}
+
+/// A rollout that is carried out, as far as the desk has heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRollout {
+    /// The record of the journal that started it: rollouts' order.
+    pub seq: u64,
+    /// The deployment that changes.
+    pub deployment: DeploymentId,
+    /// The revision that nodes get.
+    pub revision: u32,
+    /// The revision that nodes go back to; none when they had nothing.
+    pub before: Option<u32>,
+    /// What was decided, up to the desk's cursor.
+    pub course: Course,
+}
+
+/// What is wanted of a node for one deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoredWant {
+    /// Run a revision.
+    Run {
+        /// Which.
+        revision: u32,
+        /// The rollout that brings it.
+        rollout: Option<RolloutId>,
+        /// Why.
+        cause: Cause,
+        /// When the change has succeeded or failed.
+        health: HealthRule,
+        /// What the node does when it fails.
+        on_failure: OnFailure,
+        /// Whether the revision before may be given up.
+        commit: Commit,
+    },
+    /// Have nothing of it.
+    Remove {
+        /// The rollout that takes it away.
+        rollout: Option<RolloutId>,
+    },
+}
+
+impl StoredWant {
+    /// The revision that is wanted; none for a removal.
+    #[must_use]
+    pub fn revision(&self) -> Option<u32> {
+        match self {
+            Self::Run { revision, .. } => Some(*revision),
+            Self::Remove { .. } => None,
+        }
+    }
+
+    /// The rollout that it belongs to.
+    #[must_use]
+    pub fn rollout(&self) -> Option<RolloutId> {
+        match self {
+            Self::Run { rollout, .. } | Self::Remove { rollout } => *rollout,
+        }
+    }
+}
+
+/// How the last change of a deployment ended on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredResult {
+    /// When it came, in controller time.
+    pub received_at: UnixMillis,
+    /// What the node says.
+    pub result: DeploymentResult,
 }
 
 /// The latest state of one key.

@@ -49,11 +49,11 @@ fn a_newer_event_or_version_is_refused_by_name() {
     let name = record.event.name();
     let newer_version = line.replace(r#""version":1"#, r#""version":2"#);
     let newer_fields = newer_version.replace(r#""name":"#, r#""title":"#);
-    let newer_event = line.replace(name, "rollout.halted");
+    let newer_event = line.replace(name, "shuttle.launched");
     for (text, found, version) in [
         (&newer_version, name, 2),
         (&newer_fields, name, 2),
-        (&newer_event, "rollout.halted", 1),
+        (&newer_event, "shuttle.launched", 1),
     ] {
         match Record::from_bytes(text.as_bytes()) {
             Err(ReadRecordError::Newer {
