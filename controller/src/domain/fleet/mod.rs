@@ -24,7 +24,7 @@ use protocol::id::{FleetId, NodeId, TokenId};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use event::{NodeJoined, NodeReplaced};
+use event::{NodeJoined, NodeRenamed, NodeReplaced, TokenCreated};
 use node::{Node, NodeState, Suspicion};
 use token::{Approval, TOKENS_COUNT_MAX, Token};
 use trust::TrustState;
@@ -166,23 +166,7 @@ impl Fleet {
         let at = record.at;
         self.seq = record.seq;
         match &record.event {
-            Event::TokenCreated(event) => {
-                let token = Token {
-                    id: event.token,
-                    secret: event.secret,
-                    labels: event.labels.clone(),
-                    created_at: at,
-                    expires_at: event.expires_at,
-                    uses_max: event.uses_max,
-                    uses: 0,
-                    approval: event.approval,
-                    replaces: event.replaces,
-                    revoked_at: None,
-                };
-                let tokens = Arc::make_mut(&mut self.tokens);
-                tokens.insert(event.token, Arc::new(token));
-                forget_spent(tokens, at);
-            }
+            Event::TokenCreated(event) => self.create_token(event, at),
             Event::TokenRevoked(event) => self.change_token(event.token, |token| {
                 token.revoked_at = Some(at);
             }),
@@ -190,14 +174,7 @@ impl Fleet {
             Event::NodeApproved(event) => self.change_node(event.node, |node| {
                 node.state = NodeState::Active;
             }),
-            Event::NodeRenamed(event) => {
-                let names = Arc::make_mut(&mut self.names);
-                if let Some(node) = self.nodes.get(&event.node) {
-                    names.remove(&node.name);
-                    names.insert(event.name.clone(), event.node);
-                }
-                self.change_node(event.node, |node| node.name.clone_from(&event.name));
-            }
+            Event::NodeRenamed(event) => self.rename(event),
             Event::NodeRelabelled(event) => self.change_node(event.node, |node| {
                 node.labels = event.labels.clone();
             }),
@@ -282,6 +259,33 @@ impl Fleet {
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
         }
+    }
+
+    fn create_token(&mut self, event: &TokenCreated, at: UnixMillis) {
+        let token = Token {
+            id: event.token,
+            secret: event.secret,
+            labels: event.labels.clone(),
+            created_at: at,
+            expires_at: event.expires_at,
+            uses_max: event.uses_max,
+            uses: 0,
+            approval: event.approval,
+            replaces: event.replaces,
+            revoked_at: None,
+        };
+        let tokens = Arc::make_mut(&mut self.tokens);
+        tokens.insert(event.token, Arc::new(token));
+        forget_spent(tokens, at);
+    }
+
+    fn rename(&mut self, event: &NodeRenamed) {
+        let names = Arc::make_mut(&mut self.names);
+        if let Some(node) = self.nodes.get(&event.node) {
+            names.remove(&node.name);
+            names.insert(event.name.clone(), event.node);
+        }
+        self.change_node(event.node, |node| node.name.clone_from(&event.name));
     }
 
     fn steer(&mut self, decision: &Decision, record: &Record) {

@@ -63,12 +63,13 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Node) -> Option<Project> {
     reader.finish(table, key::PROJECT);
     together(reader, &entries, &services);
 
-    let spec = used(Spec {
+    let mut spec = used(Spec {
         services,
         networks,
         volumes,
         files,
     });
+    spec.normalise();
     // What holds of a spec whoever made it; the rules above should leave nothing.
     if reader.is_sound()
         && let Err(error) = spec.check()

@@ -117,7 +117,7 @@ prop_compose! {
         labels in prop::collection::btree_map("[a-z.]{1,6}", word(), 0..3),
         ports in prop::collection::btree_set((1_u16..60_000, any::<bool>()), 0..3),
         mounts in prop::collection::btree_map("/[a-z]{1,8}", (0_u8..4, any::<bool>()), 0..4),
-        check in prop::option::of((word(), prop::option::of(0_u64..10_000))),
+        check in prop::option::of(("[a-z$][a-zA-Z0-9 $:/=#'\"{}-]{0,12}", prop::option::of(1_u64..10_000))),
         restart in prop::sample::select(vec![
             Restart::No, Restart::Always, Restart::OnFailure(0), Restart::OnFailure(3), Restart::UnlessStopped,
         ]),
