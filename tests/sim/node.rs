@@ -293,7 +293,7 @@ impl Host {
                 Action::Problem { code, detail } => self.problems.push(format!("{code}: {detail}")),
                 Action::Deployments(_)
                 | Action::Live(_)
-                | Action::Named { .. }
+                | Action::Named(_)
                 | Action::Trust(..)
                 | Action::FetchTrust
                 | Action::Renew => {}

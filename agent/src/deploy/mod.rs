@@ -33,7 +33,6 @@ use std::time::Duration;
 
 use protocol::deployment::spec::{Image, Network, Volume};
 use protocol::id::DeploymentId;
-use protocol::policy::{Attempt, Refusal};
 use protocol::state::StateItem;
 use protocol::time::UnixMillis;
 
@@ -45,10 +44,6 @@ use crate::domain::time::Moment;
 use crate::node::task::{CoreGone, StoreHandle};
 
 pub use settings::Settings;
-
-/// Whether a change may begin: asked right before, and not for rollbacks,
-/// removals and repairs.
-pub type Admit = Arc<dyn Fn(Attempt<'_>) -> Result<(), Refusal> + Send + Sync>;
 
 /// Tells how far a step is, for a person. Each note counts as progress.
 pub type Note<'a> = &'a (dyn Fn(String) + Send + Sync);
@@ -131,11 +126,8 @@ pub trait ContainerRuntime: Send + Sync {
     fn unpause(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Stops a container: asks, waits for `grace`, kills.
-    fn stop(
-        &self,
-        id: &str,
-        grace: Duration,
-    ) -> impl Future<Output = Result<(), StepError>> + Send;
+    fn stop(&self, id: &str, grace: Duration)
+    -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Stops a container and removes it with its volumes that have no name.
     fn remove(
@@ -149,7 +141,8 @@ pub trait ContainerRuntime: Send + Sync {
 
     /// Calls `wake` whenever something happens to a deployment, until the engine
     /// breaks off.
-    fn watch(&self, wake: &(dyn Fn(DeploymentId) + Send + Sync)) -> impl Future<Output = ()> + Send;
+    fn watch(&self, wake: &(dyn Fn(DeploymentId) + Send + Sync))
+    -> impl Future<Output = ()> + Send;
 }
 
 /// The node's core, as far as deployments need it.
