@@ -18,6 +18,8 @@ mod clock;
 #[cfg(test)]
 mod container_logs;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod docker;

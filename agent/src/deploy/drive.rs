@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
-use protocol::deployment::observed::DeploymentState;
+use protocol::deployment::observed::{DeploymentState, Phase};
 use protocol::policy::Attempt;
 use protocol::state::{StateItem, StateValue};
 use tokio::sync::{Notify, watch};
@@ -75,6 +75,13 @@ where
     pub(super) async fn run(mut self) -> Result<(), CoreGone> {
         loop {
             let record = Arc::clone(&self.records.borrow_and_update());
+            let told = self.told.as_ref();
+            if record.is_gone() && told.is_some_and(|told| told.phase == Phase::Removed) {
+                if self.records.changed().await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
             let idle = self.round(&record).await?;
             if idle && !self.pause().await {
                 return Ok(());
@@ -127,6 +134,11 @@ where
                 "a deployment goes on"
             );
             shared.core.keep(transition).await?;
+            // The record that is decided by next is the one that was kept, or what
+            // a newer order made of it.
+            if self.records.changed().await.is_err() {
+                return Err(CoreGone);
+            }
             return Ok(false);
         }
         self.tell(record).await?;

@@ -289,7 +289,7 @@ impl Node {
             agent_version: setup.agent_version,
             incarnation: store.incarnation(),
             trust_version: identity.trust.version,
-            generation: store.generation(),
+            generation: store.generation_kept(),
             policy_epoch: store.policy_epoch(),
             proven: store.proven(),
             offers: store.outbox().offers(),
@@ -393,7 +393,7 @@ impl Node {
             let records = Arc::clone(self.store.deployments());
             self.actions.push(Action::Deployments(records));
         }
-        self.session.holds(self.store.generation());
+        self.session.holds(self.store.generation_kept());
         self.publish_gate();
         if let Some(error) = settled.failed {
             self.problem(error.code(), &crate::chain(&error));
@@ -467,7 +467,7 @@ impl Node {
             controller_now: self.session.clock().now(now.tick),
             incarnation: self.session.incarnation(),
             trust_version: self.identity.trust.version,
-            generation: self.store.generation(),
+            generation: self.store.generation_kept(),
             gate: self.gate_kept.clone(),
             store: self.store.stats(),
             dropped: self.dropped.clone(),
