@@ -30,6 +30,7 @@
 //! forgotten before the controller has acknowledged it. Every queue is bounded.
 //! A command takes effect at most once. No broker is trusted: both ends sign.
 
+pub mod break_glass;
 pub mod cli;
 pub mod clock;
 pub mod command;

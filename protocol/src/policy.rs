@@ -308,7 +308,10 @@ impl Policy {
         Ok(())
     }
 
-    fn passes(&self, gate: &Gate, subject: Subject<'_>, now: UnixMillis) -> bool {
+    /// Whether `subject` passes a gate at `now`, as one of its probes or by an
+    /// override.
+    #[must_use]
+    pub fn passes(&self, gate: &Gate, subject: Subject<'_>, now: UnixMillis) -> bool {
         let open = match gate.state {
             BreakerState::Closed => true,
             BreakerState::HalfOpen => gate.probes.contains(&subject.id),

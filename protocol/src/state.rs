@@ -136,6 +136,22 @@ pub enum Lifecycle {
         /// When, on the node's clock.
         at: UnixMillis,
     },
+    /// A break-glass file of the node is in force: what is gated passes. Told again
+    /// when the agent starts while it is.
+    BreakGlass {
+        /// When it was found, on the node's clock.
+        at: UnixMillis,
+        /// Until when it lasts, on the node's clock.
+        until: UnixMillis,
+        /// Why, as the file says.
+        reason: String,
+    },
+    /// The break-glass file is not in force any more: its time is over, or it was
+    /// taken away.
+    BreakGlassEnded {
+        /// When, on the node's clock.
+        at: UnixMillis,
+    },
 }
 
 impl Lifecycle {

@@ -376,6 +376,18 @@ fn what_goes_up_keeps_its_bytes() {
         },
     );
     check("lifecycle_stopped", &Lifecycle::Stopped { at: NOW });
+    check(
+        "lifecycle_break_glass",
+        &Lifecycle::BreakGlass {
+            at: NOW,
+            until: NOW.after(Duration::from_secs(3600)),
+            reason: "the controller's host burnt".to_owned(),
+        },
+    );
+    check(
+        "lifecycle_break_glass_ended",
+        &Lifecycle::BreakGlassEnded { at: NOW },
+    );
 }
 
 #[test]

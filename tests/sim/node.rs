@@ -314,7 +314,7 @@ impl Host {
                 }
                 Action::Problem { code, detail } => self.problems.push(format!("{code}: {detail}")),
                 Action::Live(_)
-                | Action::Named { .. }
+                | Action::Named(_)
                 | Action::Trust(..)
                 | Action::FetchTrust
                 | Action::Renew => {}

@@ -27,6 +27,7 @@ use super::process::{Bounds, ENDING_MAX};
 use super::progress::Progress;
 use super::settings::Settings;
 use super::task::{self, Context, ReloadRequest};
+use crate::domain::gate::{self, Admit};
 
 /// Commands that wait in one lane; the next one is refused with
 /// `command.no_slot`. An operator who sends more to one node than this many at
@@ -134,11 +135,11 @@ struct Running {
 /// Runs commands. One task owns it: it starts, cancels, and awaits [`next`].
 ///
 /// [`next`]: Executor::next
-#[derive(Debug)]
 pub struct Executor {
     settings: Arc<Settings>,
     clocks: Clocks,
     reload: mpsc::Sender<ReloadRequest>,
+    admit: Admit,
     tasks: JoinSet<Ending>,
     running: BTreeMap<Id, Running>,
     waiting: BTreeMap<Lane, VecDeque<Command>>,
@@ -149,14 +150,21 @@ pub struct Executor {
 
 impl Executor {
     /// An executor with nothing to do. `reload` reaches whoever owns the
-    /// configuration.
-    pub fn new(settings: Settings, clocks: Clocks, reload: mpsc::Sender<ReloadRequest>) -> Self {
+    /// configuration; `admit` is asked when a command gets its slot, which may be
+    /// long after it was taken.
+    pub fn new(
+        settings: Settings,
+        clocks: Clocks,
+        reload: mpsc::Sender<ReloadRequest>,
+        admit: Admit,
+    ) -> Self {
         let (progress, progressed) = mpsc::channel(PROGRESS_QUEUE);
         offspring::adopt();
         Self {
             settings: Arc::new(settings),
             clocks,
             reload,
+            admit,
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             waiting: LANES.iter().map(|lane| (*lane, VecDeque::new())).collect(),
@@ -305,7 +313,13 @@ impl Executor {
         let now = self.clocks.controller();
         for lane in LANES {
             while let Some(command) = self.take(lane, now) {
-                self.launch(lane, command, now);
+                match (self.admit)(gate::attempt(&command.action)) {
+                    Ok(()) => self.launch(lane, command, now),
+                    Err(refusal) => {
+                        let ending = Ending::refused(refusal.code(), &refusal);
+                        self.refuse(command.id, &ending);
+                    }
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::executor::{Clocks, Executor};
 use super::settings::Settings;
 use super::task::ReloadRequest;
+use crate::domain::gate::Admit;
 
 /// Events kept for an owner that is busy: every slot's and every waiting
 /// command's end fits, so orders stop only when the owner does.
@@ -55,7 +56,6 @@ pub enum CommandEvent {
 }
 
 /// What the subsystem needs.
-#[derive(Debug)]
 pub struct Context {
     /// The node's rules; a change holds for commands that start after it.
     pub settings: watch::Receiver<Settings>,
@@ -67,6 +67,8 @@ pub struct Context {
     pub events: mpsc::Sender<CommandEvent>,
     /// Reaches whoever owns the configuration.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// Asked when a command gets its slot.
+    pub admit: Admit,
     /// When cancelled, running commands are ended and reported interrupted.
     pub stop: CancellationToken,
 }
@@ -79,10 +81,11 @@ pub async fn run(context: Context) {
         mut orders,
         events,
         reload,
+        admit,
         stop,
     } = context;
     let first = settings.borrow_and_update().clone();
-    let mut executor = Executor::new(first, clocks, reload);
+    let mut executor = Executor::new(first, clocks, reload, admit);
     let mut kept: VecDeque<CommandEvent> = VecDeque::new();
     loop {
         let room = kept.len() < KEPT_MAX;

@@ -49,7 +49,7 @@ fn bench_with(change: impl FnOnce(&mut Settings)) -> Bench {
     change(&mut settings);
     let now = Arc::new(AtomicU64::new(1_000_000));
     let (reload, reloads) = mpsc::channel(1);
-    let executor = Executor::new(settings, clocks(&now), reload);
+    let executor = Executor::new(settings, clocks(&now), reload, Arc::new(|_| Ok(())));
     Bench {
         dir,
         executor,
@@ -910,6 +910,7 @@ async fn subsystem_takes_orders_and_reports_interruption_when_stopped() {
         orders: order_receiver,
         events: event_sender,
         reload,
+        admit: Arc::new(|_| Ok(())),
         stop: stop.clone(),
     });
     let drive = async {
@@ -958,6 +959,7 @@ async fn owner_that_reads_nothing_blocks_nothing_until_much_is_kept() {
         orders: order_receiver,
         events: event_sender,
         reload,
+        admit: Arc::new(|_| Ok(())),
         stop: stop.clone(),
     });
     let drive = async {

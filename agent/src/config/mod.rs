@@ -29,6 +29,9 @@ pub const DEFAULT_FILE: &str = "/etc/flotilla/agent.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/flotilla-agent";
 const DEFAULT_RUNTIME_DIR: &str = "/run/flotilla-agent";
 
+/// Where the break-glass file is, when the configuration does not say otherwise.
+const DEFAULT_BREAK_GLASS_FILE: &str = "/etc/flotilla/break-glass.toml";
+
 /// Everything that the agent can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,6 +49,8 @@ pub struct Config {
     pub command: Settings,
     /// What is allowed of deployments.
     pub deploy: crate::deploy::Settings,
+    /// What lets pass what the fleet's policy gates.
+    pub gate: Gate,
     /// The Docker engine.
     pub docker: Docker,
     /// What is logged, and where to.
@@ -216,6 +221,13 @@ pub struct Store {
     pub control_bytes_max: u64,
     /// Free bytes that the state directory's filesystem must keep.
     pub free_bytes_min: u64,
+}
+
+/// What lets pass what the fleet's policy gates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// The break-glass file. Only root may be able to write it.
+    pub break_glass_file: PathBuf,
 }
 
 /// The Docker engine.
@@ -414,6 +426,10 @@ fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config 
         sampling: raw.section("sampling", sampling::check),
         command,
         deploy,
+        gate: raw.section("gate", |section| Gate {
+            break_glass_file: section
+                .absolute_path("break_glass_file", PathBuf::from(DEFAULT_BREAK_GLASS_FILE)),
+        }),
         docker,
         log,
     }

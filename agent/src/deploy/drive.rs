@@ -11,11 +11,12 @@ use tokio::sync::{Notify, watch};
 
 use super::fetch::Fetcher;
 use super::hands::Hands;
-use super::{Admit, Clocks, ContainerRuntime, Core};
+use super::{Clocks, ContainerRuntime, Core};
 use crate::domain::deployment::machine::{Class, Machine, StepError};
 use crate::domain::deployment::observed::Observed;
 use crate::domain::deployment::plan::Step;
 use crate::domain::deployment::record::{Record, Stage};
+use crate::domain::gate::Admit;
 use crate::domain::time::Tick;
 use crate::node::task::CoreGone;
 

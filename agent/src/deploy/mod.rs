@@ -33,7 +33,6 @@ use std::time::Duration;
 
 use protocol::deployment::spec::{Image, Network, Volume};
 use protocol::id::DeploymentId;
-use protocol::policy::{Attempt, Refusal};
 use protocol::state::StateItem;
 use protocol::time::UnixMillis;
 
@@ -45,10 +44,6 @@ use crate::domain::time::Moment;
 use crate::node::task::{CoreGone, StoreHandle};
 
 pub use settings::Settings;
-
-/// Whether a change may begin: asked right before, and not for rollbacks,
-/// removals and repairs.
-pub type Admit = Arc<dyn Fn(Attempt<'_>) -> Result<(), Refusal> + Send + Sync>;
 
 /// Tells how far a step is, for a person. Each note counts as progress.
 pub type Note<'a> = &'a (dyn Fn(String) + Send + Sync);

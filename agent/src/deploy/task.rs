@@ -16,8 +16,9 @@ use super::drive::{Drive, Shared};
 use super::fetch::Fetcher;
 use super::files::Files;
 use super::hands::Hands;
-use super::{Admit, Clocks, ContainerRuntime, Core, Settings};
+use super::{Clocks, ContainerRuntime, Core, Settings};
 use crate::domain::deployment::record::Record;
+use crate::domain::gate::Admit;
 use crate::node::task::CoreGone;
 use crate::store::Deployments;
 
@@ -46,7 +47,8 @@ pub struct Context<R, F, C> {
     pub deployments: watch::Receiver<Arc<Deployments>>,
     /// The states, for the status.
     pub states: watch::Sender<Arc<States>>,
-    /// Asked before a change begins.
+    /// Asked right before a change begins, and not for rollbacks, removals and
+    /// repairs.
     pub admit: Admit,
     /// The clocks.
     pub clocks: Clocks,

@@ -11,6 +11,7 @@ use protocol::limits::CLOCK_OFFSET_MAX;
 use protocol::time::UnixMillis;
 
 use super::{Check, Subject};
+use crate::break_glass;
 use crate::status::{self, LinkState, bytes, free_bytes, span};
 
 /// First bytes of every redb file.
@@ -341,4 +342,67 @@ pub(super) fn agent(subject: &Subject) -> Check {
             "join it: 'flotilla-agent join TOKEN'",
         ),
     }
+}
+
+/// What of the fleet's policy stops the node, and whether a break-glass file lets it
+/// pass.
+pub(super) fn gate(subject: &Subject) -> Check {
+    const NAME: &str = "gate";
+    let file = subject
+        .config
+        .as_ref()
+        .ok()
+        .map(|config| break_glass::read(&config.gate.break_glass_file, subject.now));
+    match file {
+        Some(Ok(Some(glass))) => {
+            return Check::warning(
+                NAME,
+                format!(
+                    "a break-glass file lets pass everything until {}: {}",
+                    glass.until, glass.reason
+                ),
+                "remove it as soon as the controller is back",
+            );
+        }
+        Some(Err(error)) => {
+            return Check::warning(
+                NAME,
+                format!(
+                    "the break-glass file does not count: {}",
+                    crate::chain(&error)
+                ),
+                "remove it, or correct what the message names",
+            );
+        }
+        Some(Ok(None)) | None => {}
+    }
+    let Ok(status) = status::fetch(&subject.dirs.socket()) else {
+        return Check::skipped(NAME, "the agent does not say what it is refused");
+    };
+    let stops: Vec<String> = status
+        .gate
+        .stops
+        .iter()
+        .map(|stop| {
+            format!(
+                "breaker {} stops {}: {}",
+                stop.breaker, stop.what, stop.reason
+            )
+        })
+        .collect();
+    if status.gate.lease.is_some_and(|lease| lease.is_over) {
+        return Check::warning(
+            NAME,
+            "the controller was not heard for longer than the lease: gated operations are refused",
+            "repair the way to the controller; if it is dead, write the break-glass file (see [gate] in agent.toml)",
+        );
+    }
+    if stops.is_empty() {
+        return Check::ok(NAME, format!("policy epoch {}", status.trust.policy_epoch));
+    }
+    Check::warning(
+        NAME,
+        stops.join("\n"),
+        "see 'flotilla breaker show'; it is reset at the controller",
+    )
 }

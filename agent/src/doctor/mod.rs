@@ -201,6 +201,7 @@ pub fn examine(subject: &Subject) -> Report {
     checks.push(controller);
     checks.push(reach::engine(subject));
     checks.push(host::agent(subject));
+    checks.push(host::gate(subject));
     Report { checks }
 }
 

@@ -15,6 +15,7 @@ use protocol::ErrorCode;
 use protocol::command::{Command, Outcome, Receipt};
 use protocol::id::CommandId;
 use protocol::limits::LEDGER_KEEP;
+use protocol::policy::Refusal;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +134,29 @@ impl Ledger {
         } else {
             Verdict::Start(entry(State::Open))
         }
+    }
+
+    /// Refuses a command that was judged to start and that the gate does not let
+    /// pass.
+    #[must_use]
+    pub fn refuse(
+        &self,
+        command: &Command,
+        refusal: &Refusal,
+        now: UnixMillis,
+        room: Room,
+    ) -> Verdict {
+        let mut receipt = Box::new(answer(command.id, Outcome::Refused, refusal.code(), now));
+        receipt.detail = refusal.to_string();
+        if room == Room::Full || self.entries.len() >= LEDGER_COUNT_MAX {
+            return Verdict::AnswerOnly(receipt);
+        }
+        let entry = Entry {
+            taken_at: now,
+            keep_until: command.start_by.max(now).after(LEDGER_KEEP),
+            state: State::Closed(Outcome::Refused),
+        };
+        Verdict::Answer(entry, receipt)
     }
 
     /// Judges the cancelling of a command. One that this node never saw is closed

@@ -5,7 +5,9 @@
 //! arguments, so that the same code runs on a node and in the simulation.
 
 pub mod backoff;
+pub mod conditions;
 pub mod deployment;
+pub mod gate;
 pub mod ledger;
 pub mod outbox;
 pub mod session;

@@ -69,6 +69,8 @@ pub struct Held {
     pub trust_version: u64,
     /// The generation of desired state that is held.
     pub generation: u64,
+    /// The policy's epoch that is held.
+    pub policy_epoch: u64,
     /// The last controller time that was proven in an earlier run.
     pub proven: Option<UnixMillis>,
     /// What the outbox holds of each stream.
@@ -246,6 +248,11 @@ impl Session {
         self.held.generation = generation;
     }
 
+    /// Notes the epoch of the policy that is durable.
+    pub fn obeys(&mut self, policy_epoch: u64) {
+        self.held.policy_epoch = policy_epoch;
+    }
+
     /// Notes how many entries wait in the outbox, for the heartbeats.
     pub fn waiting(&mut self, entries: usize) {
         self.waiting = u32::try_from(entries).unwrap_or(u32::MAX);
@@ -308,7 +315,7 @@ impl Session {
             now: now.wall,
             incarnation: self.held.incarnation,
             generation: self.held.generation,
-            policy_epoch: 0,
+            policy_epoch: self.held.policy_epoch,
             trust_version: self.held.trust_version,
             streams: Stream::ALL
                 .into_iter()

@@ -10,6 +10,7 @@
 //! understood never stops the core; it is answered with a code when its signature
 //! holds, and counted otherwise.
 
+mod obey;
 mod receive;
 pub mod task;
 
@@ -24,7 +25,6 @@ use protocol::envelope::Seal;
 use protocol::id::{CommandId, FleetId, NodeId, StoreId};
 use protocol::join::Renew;
 use protocol::key::{PublicKey, SigningKey};
-use protocol::label::Labels;
 use protocol::message::{Kind, Message};
 use protocol::replay::ReplayWindow;
 use protocol::session::{BootId, LiveSamples, Nonce, Reject};
@@ -35,6 +35,7 @@ use protocol::topic::Topic;
 use protocol::trust::{SignedTrust, TrustError, TrustSet};
 
 use crate::domain::deployment::record::Transition;
+use crate::domain::gate::{BreakGlass, Gate, Named};
 use crate::domain::ledger;
 use crate::domain::session::{Held, Output, Session};
 use crate::domain::time::{Moment, Offset, Tick};
@@ -125,6 +126,8 @@ pub enum Input {
     Live(Vec<u8>),
     /// A trust set that came by HTTPS.
     Trust(Box<SignedTrust>),
+    /// What the node's break-glass file says; none when there is none.
+    BreakGlass(Option<BreakGlass>),
     /// Time has passed.
     Tick,
 }
@@ -148,12 +151,7 @@ pub enum Action {
     /// Begin or end live samples.
     Live(Option<LiveOrder>),
     /// The node's name and labels.
-    Named {
-        /// The name.
-        name: String,
-        /// The labels.
-        labels: Labels,
-    },
+    Named(Named),
     /// A newer trust set is believed: keep it, and use its CAs.
     Trust(Box<SignedTrust>, Box<TrustSet>),
     /// The controller holds a newer trust set, or signs with a key that is not
@@ -214,6 +212,8 @@ pub struct NodeStatus {
     pub trust_version: u64,
     /// The generation of desired state that is held.
     pub generation: u64,
+    /// The gate, by what is durable.
+    pub gate: Gate,
     /// The store.
     pub store: StoreStats,
     /// Messages that were not taken.
@@ -238,6 +238,11 @@ pub struct Node {
     identity: Identity,
     session: Session,
     store: Store,
+    /// The gate by what was taken, and by what is durable.
+    gate: Gate,
+    gate_kept: Gate,
+    /// Whether a break-glass file was told to be in force.
+    glass: bool,
     draw: Box<dyn FnMut() -> [u8; 16] + Send>,
     connect: u64,
     sealed: u64,
@@ -270,7 +275,7 @@ impl Node {
             agent_version: version,
             clean,
         };
-        let (store, recovered) = Store::open(
+        let (store, mut recovered) = Store::open(
             setup.disk,
             setup.spool,
             setup.limits,
@@ -285,11 +290,22 @@ impl Node {
             incarnation: store.incarnation(),
             trust_version: identity.trust.version,
             generation: store.generation_kept(),
+            policy_epoch: store.policy_epoch(),
             proven: store.proven(),
             offers: store.outbox().offers(),
         };
+        let gate = Gate::new(
+            identity.node,
+            recovered.named.clone(),
+            recovered.policy.take(),
+            recovered.silence,
+            now.tick,
+        );
         let node = Self {
             identity,
+            gate_kept: gate.clone(),
+            gate,
+            glass: false,
             session: Session::new(held, setup.seed, now),
             store,
             draw: setup.draw,
@@ -348,6 +364,9 @@ impl Node {
                 }
             }
             Input::Trust(signed) => self.adopt(&signed),
+            Input::BreakGlass(file) => {
+                self.gate.take_break_glass(file, now);
+            }
             Input::Tick => {
                 let outputs = self.session.tick(now);
                 self.act(outputs, now);
@@ -363,6 +382,7 @@ impl Node {
         if self.session.clock().is_proven() {
             self.store.learn(self.session.incarnation(), proven);
         }
+        self.judge(controller, now);
         let settled = self
             .store
             .settle(self.session.is_up(), controller, now.tick);
@@ -374,6 +394,7 @@ impl Node {
             self.actions.push(Action::Deployments(records));
         }
         self.session.holds(self.store.generation_kept());
+        self.publish_gate();
         if let Some(error) = settled.failed {
             self.problem(error.code(), &crate::chain(&error));
         }
@@ -399,6 +420,7 @@ impl Node {
     pub fn close(&mut self, now: Moment) -> Result<(), DiskError> {
         self.store
             .append_lifecycle(&Lifecycle::Stopped { at: now.wall });
+        self.store.note_silence(self.gate.silence(now));
         self.store.close()
     }
 
@@ -446,6 +468,7 @@ impl Node {
             incarnation: self.session.incarnation(),
             trust_version: self.identity.trust.version,
             generation: self.store.generation_kept(),
+            gate: self.gate_kept.clone(),
             store: self.store.stats(),
             dropped: self.dropped.clone(),
             forged_ago: self.forged_at.map(|at| now.tick.since(at)),
@@ -491,9 +514,7 @@ impl Node {
                     self.store.learn(incarnation, None);
                     self.store.offer_receipts_again();
                 }
-                Output::Named { name, labels } => {
-                    self.actions.push(Action::Named { name, labels });
-                }
+                Output::Named { name, labels } => self.take_named(Named { name, labels }),
                 Output::TrustBehind => self.actions.push(Action::FetchTrust),
                 Output::StaleController { found, held } => self.refuse_stale(found, held, now),
                 Output::Reconnect => self.actions.push(Action::Reconnect),
@@ -548,11 +569,11 @@ impl Node {
                 })));
             }
             DownBody::EndLive => self.actions.push(Action::Live(None)),
-            DownBody::Labels { name, labels } => self.actions.push(Action::Named { name, labels }),
+            DownBody::Labels { name, labels } => self.take_named(Named { name, labels }),
             DownBody::Trust(signed) => self.adopt(&signed),
             DownBody::RenewNow => self.actions.push(Action::Renew),
             DownBody::Desired(desired) => self.store.take_desired(*desired, controller),
-            DownBody::Policy(_) => {}
+            DownBody::Policy(signed) => self.take_policy(signed, now),
         }
     }
 

@@ -53,9 +53,9 @@ impl Node {
                 return;
             }
         };
-        // What goes to all is ordered by time and incarnation, and its counter may
-        // overtake those of the node's own topic.
-        let broadcast = opened.header.kind == Kind::ANNOUNCE;
+        // What goes to all is ordered by time and incarnation, or by its epoch, and
+        // its counter may overtake those of the node's own topic.
+        let broadcast = matches!(opened.header.kind, Kind::ANNOUNCE | Kind::POLICY);
         if !broadcast && !self.replay.admit(opened.header.counter) {
             self.drop_for(ErrorCode::EnvelopeReplayed, now);
             return;
@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Counts a message that is not taken.
-    fn drop_for(&mut self, code: ErrorCode, now: Moment) {
+    pub(super) fn drop_for(&mut self, code: ErrorCode, now: Moment) {
         *self.dropped.by_code.entry(code).or_default() += 1;
         if code == ErrorCode::EnvelopeBadSignature {
             self.forged_at = Some(now.tick);
@@ -78,6 +78,10 @@ impl Node {
             Kind::WELCOME => self.session.welcomed(opened.decode()?, now),
             Kind::ACKS => self.session.acknowledged(&opened.decode()?, now),
             Kind::DOWN => self.session.ordered(opened.decode()?, now),
+            Kind::POLICY => {
+                self.take_policy(opened.decode()?, now);
+                Vec::new()
+            }
             Kind::ANNOUNCE => self.session.announced(&opened.decode()?, now),
             Kind::REJECT => {
                 let reject: Reject = opened.decode()?;

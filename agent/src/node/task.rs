@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::command::{Command, ProgressStep, Receipt};
+use protocol::condition::Crossing;
 use protocol::fetch::{FetchArchive, FetchFile};
 use protocol::id::CommandId;
 use protocol::join::Renew;
-use protocol::label::Labels;
 use protocol::state::StateItem;
 use protocol::topic::Topic;
 use protocol::trust::{SignedTrust, TrustSet};
@@ -29,10 +29,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{Action, Identity, Input, LinkState, LiveOrder, Node, NodeStatus, Setup};
 use crate::clock::Clock;
+use crate::domain::conditions::Holding;
 use crate::domain::deployment::record::Transition;
+use crate::domain::gate::{BreakGlass, Named};
 use crate::domain::time::Tick;
 use crate::store::disk::DiskError;
-use crate::store::{Deployments, FrameEntry, StoreStats};
+use crate::store::{Deployments, FrameEntry, Recovered, StoreStats};
 
 /// Inputs that wait for the core: a second of everything that an agent does at its
 /// busiest. When full, the sender waits; live samples and progress are dropped.
@@ -69,15 +71,6 @@ pub enum Order {
     Cancel(CommandId),
 }
 
-/// The node's name and labels, as the controller last said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
-    /// The name.
-    pub name: String,
-    /// The labels.
-    pub labels: Labels,
-}
-
 /// A trust set that is believed, and the bytes that prove it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trusted {
@@ -107,6 +100,8 @@ pub struct Ends {
     pub nudges: Arc<Nudges>,
     /// Samples that a crash left of the frame that was being built.
     pub samples: Vec<Vec<u8>>,
+    /// Which conditions held before.
+    pub holding: Holding,
 }
 
 /// Things to do at once, without a value.
@@ -170,6 +165,7 @@ enum Request {
     Seal(Box<Renew>, oneshot::Sender<Option<Vec<u8>>>),
     SealBeside(Beside, oneshot::Sender<Option<Vec<u8>>>),
     Keep(Box<Transition>, oneshot::Sender<()>),
+    Crossings(Vec<Crossing>, Holding, oneshot::Sender<bool>),
     Close(oneshot::Sender<Result<(), DiskError>>),
 }
 
@@ -265,6 +261,29 @@ impl StoreHandle {
             .await
     }
 
+    /// Takes crossings, with what holds after them. False when there is no room for
+    /// them now.
+    ///
+    /// # Errors
+    /// When the core has stopped.
+    pub async fn tell_crossings(
+        &self,
+        crossings: Vec<Crossing>,
+        holding: Holding,
+    ) -> Result<bool, CoreGone> {
+        let (answer, taken) = oneshot::channel();
+        self.ask(Request::Crossings(crossings, holding, answer), taken)
+            .await
+    }
+
+    /// Takes what the break-glass file says.
+    ///
+    /// # Errors
+    /// When the core has stopped.
+    pub async fn break_glass(&self, file: Option<BreakGlass>) -> Result<(), CoreGone> {
+        self.send(Input::BreakGlass(file)).await
+    }
+
     /// The connection to the broker was made, or is gone, or brought a message.
     ///
     /// # Errors
@@ -349,8 +368,8 @@ impl Outs {
                 Action::Live(order) => {
                     self.live.send_replace(order);
                 }
-                Action::Named { name, labels } => {
-                    self.named.send_replace(Named { name, labels });
+                Action::Named(named) => {
+                    self.named.send_replace(named);
                 }
                 Action::Trust(signed, set) => {
                     tracing::info!(version = set.version, "a newer trust set is believed");
@@ -413,7 +432,12 @@ pub fn start(
                         let count = recovered.interrupted.len();
                         tracing::warn!(count, "commands were interrupted by the last stop");
                     }
-                    if opened.send(Ok(recovered.samples)).is_err() {
+                    // Whoever asks the gate, or looks at the name, must find what was
+                    // kept of them.
+                    outs.status
+                        .send_replace(Arc::new(node.status(clock.moment())));
+                    outs.named.send_replace(recovered.named.clone());
+                    if opened.send(Ok(recovered)).is_err() {
                         return;
                     }
                     node
@@ -432,7 +456,9 @@ pub fn start(
             }
         })
         .map_err(StartError::Thread)?;
-    let samples = opening.recv().map_err(|_| StartError::Gone)??;
+    let Recovered {
+        samples, holding, ..
+    } = opening.recv().map_err(|_| StartError::Gone)??;
     let ends = Ends {
         wire: wire_end,
         orders: orders_end,
@@ -443,6 +469,7 @@ pub fn start(
         status: status_end,
         nudges,
         samples,
+        holding,
     };
     Ok((StoreHandle { requests }, ends))
 }
@@ -503,6 +530,10 @@ async fn run(mut node: Node, mut inbox: mpsc::Receiver<Request>, mut outs: Outs,
                 Request::Keep(transition, answer) => {
                     node.input(Input::Deployment(transition), now);
                     unkept.push(answer);
+                }
+                Request::Crossings(crossings, holding, answer) => {
+                    // Who asked may have gone.
+                    let _sent = answer.send(node.take_crossings(&crossings, &holding));
                 }
                 Request::Close(answer) => closing = Some(answer),
             }

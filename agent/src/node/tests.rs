@@ -4,8 +4,11 @@
 use protocol::command::{Action as CommandAction, Outcome};
 use protocol::down::Down;
 use protocol::envelope;
+use protocol::label::Labels;
 use protocol::session::{Acks, Hello, Welcome};
 use protocol::stream::{EntryKind, StreamAck};
+
+mod gate;
 
 use super::*;
 use crate::store::disk::MemoryDisk;

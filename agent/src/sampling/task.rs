@@ -28,6 +28,7 @@ use super::facts;
 use super::host::Host;
 use crate::clock::Clock;
 use crate::config::{Config, Sampling};
+use crate::domain::conditions::{Conditions, Holding};
 use crate::domain::spool::Spool;
 use crate::node::task::{CoreGone, StoreHandle};
 use crate::node::{LiveOrder, NodeStatus};
@@ -53,9 +54,12 @@ pub struct Context {
     pub store: StoreHandle,
     /// Samples that the last run kept and did not seal into a frame, in order.
     pub kept: Vec<Vec<u8>>,
+    /// Conditions that held when the last run ended.
+    pub holding: Holding,
     /// Live samples that are wanted.
     pub live: watch::Receiver<Option<LiveOrder>>,
-    /// The link, for the agent's own series.
+    /// The link, for the agent's own series, and the gate, for the conditions that are
+    /// watched.
     pub link: watch::Receiver<Arc<NodeStatus>>,
     /// When the node's certificate expires, for the facts.
     pub certificate_expires_at: watch::Receiver<UnixMillis>,
@@ -108,6 +112,7 @@ struct Sampler {
     hanging: bool,
     reading_ms: i64,
     states: States,
+    conditions: Conditions,
 }
 
 #[derive(Default)]
@@ -125,6 +130,7 @@ impl Sampler {
             spool: Spool::starting(settings.interval, settings.frame),
             settings,
             probe: Some(Probe::Idle(Box::default())),
+            conditions: Conditions::resumed(context.holding.clone()),
             context,
             last_grid_ms: 0,
             last_live_ms: 0,
@@ -242,6 +248,7 @@ impl Sampler {
             {
                 self.context.store.keep_sample(bytes).await?;
             }
+            self.watch_conditions(grid_ms, &samples).await?;
             self.tell_states(grid_ms, &stats).await?;
         }
         Ok(())
@@ -330,6 +337,28 @@ impl Sampler {
             samples.push_u64(series, &Label::NONE, value);
         }
         samples.push(SeriesId::AGENT_SAMPLE_TIME, self.reading_ms);
+    }
+
+    /// Tells at once which of the policy's conditions begin or cease to hold.
+    async fn watch_conditions(
+        &mut self,
+        grid_ms: u64,
+        samples: &SampleSet,
+    ) -> Result<(), CoreGone> {
+        let gate = self.context.link.borrow().gate.clone();
+        let interval = self.settings.interval;
+        self.conditions
+            .step(&gate, interval, samples, UnixMillis(grid_ms));
+        if let Some((crossings, holding)) = self.conditions.owed()
+            && self
+                .context
+                .store
+                .tell_crossings(crossings, holding)
+                .await?
+        {
+            self.conditions.told();
+        }
+        Ok(())
     }
 
     /// Sends facts and budgets where they changed.

@@ -18,8 +18,9 @@ mod usage;
 
 pub use client::{FetchStatusError, Output, ParseOutputError, fetch, show};
 pub use report::{
-    AgentStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus, DiskStatus,
-    LinkState, LinkStatus, NodeStatus, ProblemStatus, ProcessStatus, StreamStatus, TrustStatus,
+    AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
+    DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus, ProblemStatus,
+    ProcessStatus, StopStatus, StreamStatus, TrustStatus,
 };
 pub use server::{BindStatusError, Server};
 pub(crate) use table::{bytes, span};

@@ -38,6 +38,8 @@ pub struct AgentStatus {
     pub clock: ClockStatus,
     /// What the node believes.
     pub trust: TrustStatus,
+    /// What of the fleet's policy stops this node.
+    pub gate: GateStatus,
     /// The disk under the store.
     pub disk: DiskStatus,
     /// Messages that the node did not take since the agent started, by the error
@@ -187,6 +189,58 @@ pub struct TrustStatus {
     pub generation: u64,
     /// The incarnation of the controller that is obeyed.
     pub incarnation: u64,
+}
+
+/// What of the fleet's policy stops this node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GateStatus {
+    /// The breakers that stop something here.
+    pub stops: Vec<StopStatus>,
+    /// The lease; none where the policy has none.
+    pub lease: Option<LeaseStatus>,
+    /// The break-glass file in force.
+    pub break_glass: Option<BreakGlassStatus>,
+    /// Why a break-glass file that is there does not count.
+    pub break_glass_problem: Option<String>,
+}
+
+/// A breaker that stops something on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StopStatus {
+    /// Its name.
+    pub breaker: String,
+    /// Its state.
+    pub state: String,
+    /// Since when, in controller time.
+    pub since: UnixMillis,
+    /// What it stops, for a person.
+    pub what: String,
+    /// What tripped it.
+    pub reason: String,
+}
+
+/// For how long gated operations go on without a word from the controller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeaseStatus {
+    /// When it ends, unless the controller is heard before.
+    pub ends_at: UnixMillis,
+    /// Its length in seconds.
+    pub length_s: u64,
+    /// Whether it is over: gated operations are refused.
+    pub is_over: bool,
+}
+
+/// A break-glass file in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BreakGlassStatus {
+    /// Why, as it says.
+    pub reason: String,
+    /// Until when.
+    pub until: UnixMillis,
 }
 
 /// The disk under the store.

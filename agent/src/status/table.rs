@@ -27,6 +27,9 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     line("budgets", &budgets(status, now));
     line("disk", &disk(status));
     line("trust", &trust(status));
+    for (at, text) in gate(status, now).iter().enumerate() {
+        line(if at == 0 { "gate" } else { "" }, text);
+    }
     if !status.refused.is_empty() {
         line("refused", &refused(status));
     }
@@ -180,6 +183,46 @@ fn trust(status: &AgentStatus) -> String {
         "set {}, policy epoch {}, generation {}, controller incarnation {}",
         trust.trust_version, trust.policy_epoch, trust.generation, trust.incarnation
     )
+}
+
+fn gate(status: &AgentStatus, now: UnixMillis) -> Vec<String> {
+    let gate = &status.gate;
+    let mut lines = Vec::new();
+    if gate.stops.is_empty() {
+        lines.push("open: no breaker stops anything here".to_owned());
+    }
+    for stop in &gate.stops {
+        lines.push(format!(
+            "breaker {} is {} since {}, stops {}: {}",
+            stop.breaker,
+            stop.state.to_uppercase(),
+            stop.since,
+            stop.what,
+            stop.reason
+        ));
+    }
+    match &gate.lease {
+        None => {}
+        Some(lease) if lease.is_over => lines.push(format!(
+            "lease is OVER since {}: gated operations are refused until the controller is heard",
+            lease.ends_at
+        )),
+        Some(lease) => lines.push(format!(
+            "lease until {}, in {}",
+            lease.ends_at,
+            span(lease.ends_at.since(now).as_millis())
+        )),
+    }
+    if let Some(file) = &gate.break_glass {
+        lines.push(format!(
+            "GLASS BROKEN until {}: everything passes ({})",
+            file.until, file.reason
+        ));
+    }
+    if let Some(problem) = &gate.break_glass_problem {
+        lines.push(format!("the break-glass file does not count: {problem}"));
+    }
+    lines
 }
 
 fn deployment_lines(state: &DeploymentState, now: UnixMillis) -> Vec<String> {

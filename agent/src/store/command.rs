@@ -16,7 +16,7 @@ use crate::domain::ledger::{self, Room, Verdict};
 use crate::domain::outbox::Worth;
 
 impl Store {
-    fn room(&self) -> Room {
+    pub(super) fn room(&self) -> Room {
         let owed = self.ledger.open_count() + self.opening.len() + self.pending.len();
         let fits = self
             .outbox
@@ -63,7 +63,7 @@ impl Store {
         }
     }
 
-    fn answer(&mut self, entry: ledger::Entry, receipt: &Receipt) {
+    pub(super) fn answer(&mut self, entry: ledger::Entry, receipt: &Receipt) {
         self.ledger.insert(receipt.command, entry);
         self.staged.push(Change::Take(receipt.command, entry));
         self.append_control(

@@ -15,7 +15,9 @@ use protocol::stream::{EntryKind, Stream};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::conditions::Holding;
 use crate::domain::deployment::record::Record;
+use crate::domain::gate::{KeptPolicy, Named, Silence};
 use crate::domain::ledger;
 use crate::domain::outbox::Item;
 
@@ -92,6 +94,14 @@ pub enum Change {
     ForgetDeployment(DeploymentId),
     /// Write the highest generation that was taken.
     Generation(u64),
+    /// Write the policy.
+    Policy(Box<KeptPolicy>),
+    /// Write the node's name and labels.
+    Named(Box<Named>),
+    /// Write for how long the controller is silent.
+    Silence(Silence),
+    /// Write which conditions hold.
+    Holding(Holding),
 }
 
 /// All that a disk holds, without the bodies.
@@ -107,6 +117,14 @@ pub struct Image {
     pub deployments: BTreeMap<DeploymentId, Arc<Record>>,
     /// The highest generation that was taken; 0 before the first.
     pub generation: u64,
+    /// The policy.
+    pub policy: Option<KeptPolicy>,
+    /// The node's name and labels.
+    pub named: Named,
+    /// For how long the controller is silent.
+    pub silence: Option<Silence>,
+    /// Which conditions hold.
+    pub holding: Holding,
 }
 
 /// Why a disk does not do what it is asked to.
@@ -193,6 +211,11 @@ pub trait Disk: Send {
     /// [`DiskError`]; [`Disk::load`] must be called before anything else.
     fn read(&self, stream: Stream, seqs: &[u64]) -> Result<Vec<(u64, Stored)>, DiskError>;
 
+    /// What stands for it in errors.
+    fn path(&self) -> PathBuf {
+        PathBuf::from("memory")
+    }
+
     /// Bytes written to the medium since the agent started.
     fn written_bytes(&self) -> u64;
 
@@ -218,6 +241,10 @@ struct Contents {
     ledger: BTreeMap<CommandId, ledger::Entry>,
     deployments: BTreeMap<DeploymentId, Arc<Record>>,
     generation: u64,
+    policy: Option<KeptPolicy>,
+    named: Named,
+    silence: Option<Silence>,
+    holding: Holding,
     full: bool,
     /// Set while a full disk takes commits in the place of its reserve.
     reserve_spent: bool,
@@ -249,6 +276,10 @@ impl Disk for MemoryDisk {
             ledger: contents.ledger.clone(),
             deployments: contents.deployments.clone(),
             generation: contents.generation,
+            policy: contents.policy.clone(),
+            named: contents.named.clone(),
+            silence: contents.silence,
+            holding: contents.holding.clone(),
             ..Image::default()
         };
         for ((stream, seq), stored) in &contents.entries {
@@ -289,6 +320,10 @@ impl Disk for MemoryDisk {
                     contents.deployments.remove(deployment);
                 }
                 Change::Generation(generation) => contents.generation = *generation,
+                Change::Policy(kept) => contents.policy = Some((**kept).clone()),
+                Change::Named(named) => contents.named = (**named).clone(),
+                Change::Silence(silence) => contents.silence = Some(*silence),
+                Change::Holding(holding) => contents.holding = holding.clone(),
             }
         }
         Ok(())

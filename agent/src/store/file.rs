@@ -24,6 +24,8 @@ use redb::{
     BackendError, Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _,
     StorageBackend, StorageError, TableDefinition,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::disk::{Change, Disk, DiskError, Image, Meta, Stored};
 use super::reserve::Reserve;
@@ -46,6 +48,13 @@ const DEPLOYMENTS: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new(
 const KEY_SCHEMA: &str = "schema";
 const KEY_META: &str = "meta";
 const KEY_GENERATION: &str = "generation";
+const KEY_POLICY: &str = "policy";
+const KEY_NAMED: &str = "named";
+const KEY_SILENCE: &str = "silence";
+const KEY_HOLDING: &str = "holding";
+
+/// The first byte of each value above that may change its layout.
+const FORMAT: u8 = 1;
 
 /// Makes the storage under redb, each time that it is opened.
 pub type OpenBackend = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send>;
@@ -215,6 +224,14 @@ impl RedbDisk {
                 .map_err(|_| self.corrupt("its generation is no number"))?;
             image.generation = u64::from_le_bytes(bytes);
         }
+        image.policy = self.versioned(KEY_POLICY, value(KEY_POLICY)?)?;
+        image.silence = self.versioned(KEY_SILENCE, value(KEY_SILENCE)?)?;
+        if let Some(named) = self.versioned(KEY_NAMED, value(KEY_NAMED)?)? {
+            image.named = named;
+        }
+        if let Some(holding) = self.versioned(KEY_HOLDING, value(KEY_HOLDING)?)? {
+            image.holding = holding;
+        }
         let entries = read
             .open_table(ENTRIES)
             .map_err(|error| failed(error.into()))?;
@@ -251,6 +268,23 @@ impl RedbDisk {
             image.deployments.insert(deployment, Arc::new(record));
         }
         Ok(image)
+    }
+
+    fn versioned<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Option<T>, DiskError> {
+        let Some(bytes) = bytes else {
+            return Ok(None);
+        };
+        match bytes.split_first() {
+            Some((&FORMAT, body)) => message::decode_exactly(body)
+                .map(Some)
+                .map_err(|reason| self.corrupt(&format!("its {key} is damaged: {reason}"))),
+            Some((format, _)) => Err(self.corrupt(&format!("its {key} has format {format}"))),
+            None => Err(self.corrupt(&format!("its {key} is empty"))),
+        }
     }
 
     fn stored(&self, bytes: &[u8]) -> Result<Stored, DiskError> {
@@ -302,12 +336,30 @@ impl RedbDisk {
                     Change::Generation(generation) => {
                         meta.insert(KEY_GENERATION, generation.to_le_bytes().as_slice())?;
                     }
+                    Change::Policy(kept) => {
+                        meta.insert(KEY_POLICY, versioned(kept).as_slice())?;
+                    }
+                    Change::Named(named) => {
+                        meta.insert(KEY_NAMED, versioned(named).as_slice())?;
+                    }
+                    Change::Silence(silence) => {
+                        meta.insert(KEY_SILENCE, versioned(silence).as_slice())?;
+                    }
+                    Change::Holding(holding) => {
+                        meta.insert(KEY_HOLDING, versioned(holding).as_slice())?;
+                    }
                 }
             }
         }
         write.commit()?;
         Ok(())
     }
+}
+
+fn versioned<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bytes.extend(message::encode(value));
+    bytes
 }
 
 fn key(stream: Stream, seq: u64) -> (u8, u64) {
@@ -363,6 +415,10 @@ impl Disk for RedbDisk {
             }
         }
         Ok(found)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     fn written_bytes(&self) -> u64 {

@@ -26,6 +26,7 @@ mod deployments;
 pub mod disk;
 mod file;
 mod mirror;
+mod policy;
 mod reserve;
 mod settle;
 mod shed;
@@ -39,6 +40,7 @@ use protocol::ErrorCode;
 use protocol::command::Command;
 use protocol::id::{CommandId, StoreId};
 use protocol::message;
+use protocol::policy::Policy;
 use protocol::state::{Lifecycle, StateItem};
 use protocol::stream::{Entry, EntryKind, Stream};
 use protocol::telemetry::Tier;
@@ -47,6 +49,8 @@ use protocol::time::UnixMillis;
 pub use deployments::Deployments;
 pub use file::{OpenBackend, RedbDisk, SCHEMA};
 
+use crate::domain::conditions::Holding;
+use crate::domain::gate::{self, Named, Silence};
 use crate::domain::ledger::{self, Ledger};
 use crate::domain::outbox::{
     CONTROL_KEPT_BYTES_MAX, CONTROL_KEPT_COUNT_MAX, FrameWorth, Item, Line, Outbox, Worth,
@@ -130,6 +134,14 @@ pub struct Recovered {
     pub samples: Vec<Vec<u8>>,
     /// Commands that were open: their receipts say `interrupted`.
     pub interrupted: Vec<CommandId>,
+    /// The policy that was obeyed.
+    pub policy: Option<Policy>,
+    /// The node's name and labels.
+    pub named: Named,
+    /// For how long the controller is silent, the stop included.
+    pub silence: Silence,
+    /// Which conditions hold.
+    pub holding: Holding,
 }
 
 /// What became of the commands that waited for a commit.
@@ -191,6 +203,14 @@ pub struct Store {
     /// The highest generation that was taken, and the highest that is durable.
     generation: u64,
     generation_kept: u64,
+    /// The epoch of the policy that was taken, and of the one that is durable.
+    epoch: u64,
+    epoch_kept: u64,
+    /// The silence of the controller as it is now, how often it is kept, and when it
+    /// was last.
+    silence: Silence,
+    silence_every: Option<Duration>,
+    silence_kept: Tick,
     outbox: Outbox,
     /// Bodies of states, of frames, and of refusals that no disk would take.
     memory: BTreeMap<(Stream, u64), Stored>,
@@ -236,6 +256,7 @@ impl Store {
         let image = disk.load()?;
         let mut meta = image.meta.unwrap_or_else(|| Meta::new(fresh));
         let clean = meta.clean;
+        let wall = now;
         let now = now.max(meta.proven);
         let connects = meta.connects;
         let before = meta.granted;
@@ -244,6 +265,17 @@ impl Store {
         }
         meta.connects += CONNECTS_BLOCK;
         meta.clean = false;
+        let policy = match &image.policy {
+            Some(kept) => Some(kept.read().map_err(|error| DiskError::Corrupt {
+                path: disk.path(),
+                reason: format!("the policy that was kept cannot be obeyed: {error}"),
+            })?),
+            None => None,
+        };
+        let silence_every = policy.as_ref().and_then(gate::keep_every);
+        let silence = image.silence.map_or_else(Silence::default, |kept| {
+            kept.resumed(clean, silence_every.unwrap_or_default(), wall)
+        });
         let mut items = image.items.into_iter();
         let lines = Stream::ALL.map(|stream| {
             let place = stream.index();
@@ -261,6 +293,11 @@ impl Store {
             deployments_moved: false,
             generation: image.generation,
             generation_kept: image.generation,
+            epoch: policy.as_ref().map_or(0, |policy| policy.epoch),
+            epoch_kept: policy.as_ref().map_or(0, |policy| policy.epoch),
+            silence,
+            silence_every,
+            silence_kept: Tick::default(),
             outbox: Outbox::restored(lines),
             memory: BTreeMap::new(),
             arrived: BTreeMap::new(),
@@ -278,7 +315,13 @@ impl Store {
             commits: 0,
             spool_failures: 0,
         };
-        let mut recovered = Recovered::default();
+        let mut recovered = Recovered {
+            policy,
+            named: image.named,
+            silence,
+            holding: image.holding,
+            ..Recovered::default()
+        };
         for receipt in store.ledger.interrupted(now) {
             recovered.interrupted.push(receipt.command);
             store.close_command(&receipt);

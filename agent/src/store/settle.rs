@@ -68,6 +68,7 @@ impl Store {
             match self.write() {
                 Ok(()) => {
                     settled.wrote = true;
+                    self.silence_kept = now;
                     settled.deployments = std::mem::take(&mut self.deployments_moved);
                     settled.healed = self.heal(now);
                     for (command, entry) in std::mem::take(&mut self.opening) {
@@ -106,14 +107,29 @@ impl Store {
             .oldest_unsent()
             .filter(|_| !link_up)
             .map(|at| (at.after(SPILL_AGE), "spill frames"));
-        lazy.into_iter().chain(spill).min_by_key(|(at, _)| *at)
+        let silence = self
+            .silence_due()
+            .map(|at| (at, "keep how long the controller is silent"));
+        lazy.into_iter()
+            .chain(spill)
+            .chain(silence)
+            .min_by_key(|(at, _)| *at)
+    }
+
+    fn silence_due(&self) -> Option<Tick> {
+        Some(self.silence_kept.after(self.silence_every?))
     }
 
     fn is_due(&self, now: Tick) -> bool {
         let lazy = self
             .lazy_since
             .is_some_and(|since| now.since(since) >= LAZY_MAX);
-        self.urgent || lazy || self.staged.len() >= LAZY_COUNT_MAX || !self.opening.is_empty()
+        let silence = self.silence_due().is_some_and(|at| now >= at);
+        self.urgent
+            || lazy
+            || silence
+            || self.staged.len() >= LAZY_COUNT_MAX
+            || !self.opening.is_empty()
     }
 
     /// The agent stops: writes everything, so that the next start is a clean one.
@@ -206,6 +222,9 @@ impl Store {
         }
         self.meta.flash_bytes = self.flash_before + self.disk.written_bytes();
         let mut changes = vec![Change::Meta(self.meta)];
+        if self.silence_every.is_some() {
+            changes.push(Change::Silence(self.silence));
+        }
         let taken = |(command, entry): &(Command, ledger::Entry)| Change::Take(command.id, *entry);
         changes.extend(self.opening.iter().map(taken));
         changes.extend(self.staged.iter().cloned());
@@ -223,6 +242,7 @@ impl Store {
         self.staged.clear();
         self.connects_granted = self.meta.connects;
         self.generation_kept = self.generation;
+        self.epoch_kept = self.epoch;
         for stream in Stream::ALL {
             let granted = self.meta.granted[stream.index()];
             self.outbox.line_mut(stream).grant(granted);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk_faults;
+mod policy;
 
 use std::path::Path;
 
@@ -233,7 +234,12 @@ fn a_clean_stop_is_told_from_a_crash() {
             .filter(|entry| entry.kind == EntryKind::LIFECYCLE)
             .filter_map(|entry| match message::decode_exactly(&entry.body) {
                 Ok(Lifecycle::Started { clean, .. }) => Some(clean),
-                Ok(Lifecycle::Stopped { .. }) | Err(_) => None,
+                Ok(
+                    Lifecycle::Stopped { .. }
+                    | Lifecycle::BreakGlass { .. }
+                    | Lifecycle::BreakGlassEnded { .. },
+                )
+                | Err(_) => None,
             })
             .collect()
     };

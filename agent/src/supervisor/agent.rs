@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::reload::PasswordError;
 use super::watchdog::tell;
 use super::{SHUTDOWN_MAX, Stage, Supervisor, bridge, reload, report, watchdog};
+use crate::break_glass;
 use crate::clock::Clock;
 use crate::command;
 use crate::config::{Broker, Config, Source};
 use crate::deploy;
 use crate::deploy::files::Files;
+use crate::domain::gate::{Admit, Named};
 use crate::enrol::{self, IdentityError, Loaded, Summary};
 use crate::exit::Exit;
 use crate::node::Setup;
@@ -315,7 +317,14 @@ impl Parts {
         let (reload_tx, reload_rx) = mpsc::channel(4);
         let asked = self.signals(&mut supervisor)?;
 
-        self.start_commands(&mut supervisor, settings_rx, reload_tx, ends.orders);
+        let admit = self.admit(ends.status.clone());
+        self.start_commands(
+            &mut supervisor,
+            settings_rx,
+            reload_tx,
+            ends.orders,
+            Arc::clone(&admit),
+        );
         let downloads = enrol::Downloads {
             controllers: if self.config.uplink.controllers.is_empty() {
                 self.loaded.controllers.clone()
@@ -332,6 +341,7 @@ impl Parts {
             ends.deployments,
             states,
             downloads,
+            admit,
         )?;
         supervisor.start(
             "sampling",
@@ -342,10 +352,24 @@ impl Parts {
                 clock: self.clock.clone(),
                 store: self.core.clone(),
                 kept: ends.samples,
+                holding: ends.holding,
                 live: ends.live,
                 link: ends.status.clone(),
                 certificate_expires_at: expires_rx.clone(),
                 stop: supervisor.stop(Stage::Work),
+            }),
+        );
+        let (glass, glass_rx) = watch::channel(None);
+        supervisor.start(
+            "break-glass",
+            Stage::Link,
+            Exit::Bug,
+            break_glass::run(break_glass::Context {
+                config: config_rx.clone(),
+                core: self.core.clone(),
+                clock: self.clock.clone(),
+                problem: glass,
+                stop: supervisor.stop(Stage::Link),
             }),
         );
         supervisor.start(
@@ -370,6 +394,7 @@ impl Parts {
             ends.named,
             expires_rx,
             states_rx,
+            glass_rx,
         )?;
         supervisor.start(
             "watchdog",
@@ -441,12 +466,19 @@ impl Parts {
         Ok(())
     }
 
+    /// The gate as the core last put it, at the time that it is asked.
+    fn admit(&self, node: watch::Receiver<Arc<crate::node::NodeStatus>>) -> Admit {
+        let clock = self.clock.clone();
+        Arc::new(move |attempt| node.borrow().gate.admit(attempt, clock.moment()))
+    }
+
     fn start_commands(
         &self,
         supervisor: &mut Supervisor,
         settings: watch::Receiver<command::Settings>,
         reload: mpsc::Sender<command::ReloadRequest>,
         orders: mpsc::Receiver<task::Order>,
+        admit: Admit,
     ) {
         let (executor, executor_orders) = mpsc::channel(COMMANDS_MAX);
         let (events, events_rx) = mpsc::channel(COMMANDS_MAX);
@@ -460,6 +492,7 @@ impl Parts {
             orders: executor_orders,
             events,
             reload,
+            admit,
             stop: supervisor.stop(Stage::Work),
         };
         supervisor.start("command", Stage::Work, Exit::Bug, async {
@@ -488,6 +521,7 @@ impl Parts {
         deployments: watch::Receiver<Arc<crate::store::Deployments>>,
         states: watch::Sender<Arc<deploy::task::States>>,
         downloads: enrol::Downloads,
+        admit: Admit,
     ) -> Result<(), RunError> {
         let (moment, controller) = (self.clock.clone(), self.clock.clone());
         let node = self.summary.node;
@@ -500,7 +534,7 @@ impl Parts {
             settings,
             deployments,
             states,
-            admit: Arc::new(|_| Ok(())),
+            admit,
             clocks: deploy::Clocks {
                 moment: Arc::new(move || moment.moment()),
                 controller: Arc::new(move || controller.controller_now()),
@@ -517,9 +551,10 @@ impl Parts {
         supervisor: &mut Supervisor,
         node: watch::Receiver<Arc<crate::node::NodeStatus>>,
         uplink: watch::Receiver<uplink::State>,
-        named: watch::Receiver<task::Named>,
+        named: watch::Receiver<Named>,
         expires: watch::Receiver<UnixMillis>,
         deployments: watch::Receiver<Arc<deploy::task::States>>,
+        glass: watch::Receiver<Option<String>>,
     ) -> Result<(), RunError> {
         let (out, document) = watch::channel(Arc::new(AgentStatus::default()));
         let dirs = &self.config.dirs;
@@ -541,6 +576,7 @@ impl Parts {
                 named,
                 expires,
                 deployments,
+                glass,
                 out,
                 core: self.core.clone(),
                 clock: self.clock.clone(),

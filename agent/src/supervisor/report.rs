@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::limits::CLOCK_OFFSET_MAX;
+use protocol::policy::{Gate as Stop, Scope};
 use protocol::state::{Health, Problem, StateItem, StateValue};
 use protocol::stream::Stream;
 use protocol::time::{UnixMillis, millis};
@@ -16,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 use super::watchdog::tell;
 use crate::clock::Clock;
 use crate::deploy::task::States;
+use crate::domain::gate::{Gate, Named};
 use crate::domain::ledger;
+use crate::domain::time::Moment;
 use crate::enrol::Summary;
 use crate::node::NodeStatus;
-use crate::node::task::{CoreGone, Named, StoreHandle};
+use crate::node::task::{CoreGone, StoreHandle};
 use crate::status::{
-    AgentStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus, DiskStatus,
-    LinkState, LinkStatus, NodeStatus as IdentityStatus, ProblemStatus, ProcessStatus,
-    StreamStatus, TrustStatus,
+    AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
+    DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus as IdentityStatus,
+    ProblemStatus, ProcessStatus, StopStatus, StreamStatus, TrustStatus,
 };
 use crate::uplink;
 
@@ -43,6 +46,8 @@ pub(super) struct Context {
     pub(super) named: watch::Receiver<Named>,
     pub(super) expires: watch::Receiver<UnixMillis>,
     pub(super) deployments: watch::Receiver<Arc<States>>,
+    /// Why a break-glass file that is there does not count.
+    pub(super) glass: watch::Receiver<Option<String>>,
     pub(super) out: watch::Sender<Arc<AgentStatus>>,
     pub(super) core: StoreHandle,
     pub(super) clock: Clock,
@@ -113,6 +118,7 @@ pub(super) async fn run(mut context: Context) -> Result<(), CoreGone> {
             changed = context.named.changed() => changed,
             changed = context.expires.changed() => changed,
             changed = context.deployments.changed() => changed,
+            changed = context.glass.changed() => changed,
         };
         if changed.is_err() {
             // A sender goes only when its task ends, which the supervisor sees.
@@ -142,7 +148,9 @@ impl Context {
         let named = self.named.borrow_and_update().clone();
         let expires = *self.expires.borrow_and_update();
         let deployments = Arc::clone(&self.deployments.borrow_and_update());
-        let now = self.clock.wall();
+        let glass = self.glass.borrow_and_update().clone();
+        let moment = self.clock.moment();
+        let now = moment.wall;
         AgentStatus {
             at: now,
             process: ProcessStatus {
@@ -175,8 +183,9 @@ impl Context {
                 trust_version: node.trust_version,
                 incarnation: node.incarnation,
                 generation: node.generation,
-                ..TrustStatus::default()
+                policy_epoch: node.gate.epoch(),
             },
+            gate: gate(&node.gate, glass, moment),
             disk: DiskStatus {
                 failing: node.store.failing.map(|code| code.text().to_owned()),
                 ..DiskStatus::default()
@@ -187,7 +196,7 @@ impl Context {
                 .iter()
                 .map(|(code, count)| (code.text().to_owned(), *count))
                 .collect(),
-            problems: problems(&node, &uplink, expires, self.clock.controller_now()),
+            problems: problems(&node, &uplink, expires, self.clock.controller_now(), moment),
         }
     }
 
@@ -209,6 +218,45 @@ impl Context {
             controllers: self.summary.controllers.clone(),
         }
     }
+}
+
+fn gate(gate: &Gate, file_problem: Option<String>, now: Moment) -> GateStatus {
+    let stops = gate.stops(now.tick).map(|stop| StopStatus {
+        breaker: stop.breaker.clone(),
+        state: stop.state.name().to_owned(),
+        since: stop.since,
+        what: what(stop),
+        reason: stop.reason.clone(),
+    });
+    GateStatus {
+        stops: stops.collect(),
+        lease: gate.lease(now.tick).map(|lease| LeaseStatus {
+            ends_at: now.wall.before(lease.silent).after(lease.length),
+            length_s: lease.length.as_secs(),
+            is_over: lease.is_over(),
+        }),
+        break_glass: gate.break_glass(now).map(|file| BreakGlassStatus {
+            reason: file.reason.clone(),
+            until: file.until,
+        }),
+        break_glass_problem: file_problem,
+    }
+}
+
+/// What a gate stops, for a person.
+fn what(stop: &Stop) -> String {
+    let deploy = match &stop.scope {
+        Scope::Deployment(id) => format!("changes of deployment {id}"),
+        Scope::Fleet | Scope::Nodes(_) => "changes of deployments".to_owned(),
+    };
+    let mut parts = Vec::new();
+    parts.extend(stop.gated.deploy.then_some(deploy));
+    parts.extend(stop.gated.update.then(|| "updates of the agent".to_owned()));
+    let commands: Vec<&str> = stop.gated.commands.iter().map(String::as_str).collect();
+    if !commands.is_empty() {
+        parts.push(format!("commands ({})", commands.join(", ")));
+    }
+    parts.join(", ")
 }
 
 fn link(node: &NodeStatus, uplink: &uplink::State, now: UnixMillis) -> LinkStatus {
@@ -254,6 +302,7 @@ fn problems(
     uplink: &uplink::State,
     expires: UnixMillis,
     now: UnixMillis,
+    moment: Moment,
 ) -> Vec<ProblemStatus> {
     let mut problems = Vec::new();
     let mut note = |code: ErrorCode, detail: String| {
@@ -284,6 +333,9 @@ fn problems(
             ErrorCode::EnvelopeBadSignature,
             "the broker carries messages that the controller did not sign".to_owned(),
         );
+    }
+    for (code, detail) in node.gate.problems(moment.tick) {
+        note(code, detail);
     }
     if node.store.spool_failures > 0 {
         note(

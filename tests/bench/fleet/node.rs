@@ -293,7 +293,7 @@ impl Simulated {
                     Action::Cancel(_)
                     | Action::Deployments(_)
                     | Action::Live(_)
-                    | Action::Named { .. }
+                    | Action::Named(_)
                     | Action::Trust(..)
                     | Action::FetchTrust
                     | Action::Renew => {}

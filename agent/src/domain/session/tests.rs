@@ -24,6 +24,7 @@ fn held() -> Held {
         agent_version: "0.1.0".to_owned(),
         incarnation: 3,
         generation: 0,
+        policy_epoch: 0,
         trust_version: 1,
         proven: None,
         offers: Stream::ALL.map(|stream| StreamOffer {

@@ -79,6 +79,7 @@ fn sampler(store: StoreHandle, ends: Ends, stop: &CancellationToken) -> (Context
         clock: Clock::default(),
         store,
         kept: ends.samples,
+        holding: ends.holding,
         live: ends.live,
         link: ends.status,
         certificate_expires_at,

@@ -19,12 +19,12 @@ struct Medium {
 /// A file whose unsynced writes a crash discards. It can die after some writes,
 /// and be full.
 #[derive(Clone, Debug, Default)]
-struct Faulty {
+pub(super) struct Faulty {
     medium: Arc<Mutex<Medium>>,
 }
 
 impl Faulty {
-    fn die_after(&self, writes: u64) {
+    pub(super) fn die_after(&self, writes: u64) {
         self.lock().writes_left = Some(writes);
     }
 
@@ -36,13 +36,13 @@ impl Faulty {
         u64::try_from(self.lock().now.len()).unwrap()
     }
 
-    fn crash(&self) {
+    pub(super) fn crash(&self) {
         let mut medium = self.lock();
         medium.now = medium.synced.clone();
         medium.writes_left = None;
     }
 
-    fn disk(&self) -> RedbDisk {
+    pub(super) fn disk(&self) -> RedbDisk {
         let backend = self.clone();
         RedbDisk::on(
             Path::new("faulty"),
