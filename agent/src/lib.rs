@@ -35,6 +35,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod dependency;
 pub mod deploy;
 pub mod doctor;
 pub mod domain;

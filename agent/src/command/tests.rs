@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use protocol::command::{Action, Command, LogSource, Outcome, OutputStream, Receipt, ServiceVerb};
 use protocol::id::CommandId;
+use protocol::policy::{Attempt, Refusal};
 use protocol::time::UnixMillis;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::domain::gate::Admit;
 
 /// Longer than any command here takes, shorter than a person's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,12 +47,20 @@ fn settings(dir: &Path) -> Settings {
 }
 
 fn bench_with(change: impl FnOnce(&mut Settings)) -> Bench {
+    bench_of(change, Arc::new(|_| Ok(())))
+}
+
+fn bench_admitting(admit: Admit) -> Bench {
+    bench_of(|_| {}, admit)
+}
+
+fn bench_of(change: impl FnOnce(&mut Settings), admit: Admit) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(dir.path());
     change(&mut settings);
     let now = Arc::new(AtomicU64::new(1_000_000));
     let (reload, reloads) = mpsc::channel(1);
-    let executor = Executor::new(settings, clocks(&now), reload, Arc::new(|_| Ok(())));
+    let executor = Executor::new(settings, clocks(&now), reload, admit);
     Bench {
         dir,
         executor,
@@ -595,6 +606,49 @@ async fn command_that_waited_too_long_for_a_slot_expires() {
     bench.executor.cancel(id(1));
     bench.receipt().await;
     assert!(!touched.exists());
+}
+
+#[tokio::test]
+async fn command_that_waited_while_a_breaker_opened_is_refused() {
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asked = Arc::clone(&open);
+    let mut bench = bench_admitting(Arc::new(move |attempt| {
+        let gated = attempt == Attempt::Command("run") && asked.load(Ordering::Relaxed);
+        if gated { Err(breaker_open()) } else { Ok(()) }
+    }));
+    for number in 1..=3 {
+        bench.executor.start(sh(number, "sleep 0.2"));
+    }
+    open.store(true, Ordering::Relaxed);
+    let stop = Action::Service {
+        unit: "a.service".to_owned(),
+        verb: ServiceVerb::Stop,
+    };
+    bench.executor.start(command(4, stop));
+    for _ in 0..4 {
+        let receipt = bench.receipt().await;
+        let code = receipt.code.as_deref();
+        match receipt.command {
+            // Running when the breaker opened.
+            one if one == id(1) || one == id(2) => assert_eq!(receipt.outcome, Outcome::Succeeded),
+            one if one == id(3) => {
+                assert_eq!(receipt.outcome, Outcome::Refused);
+                assert_eq!(code, Some("breaker.open"));
+                assert!(receipt.detail.contains("epoch 7"), "{}", receipt.detail);
+            }
+            // Refused by the node's own rules, not by the breaker.
+            _ => assert_eq!(code, Some("command.not_allowed")),
+        }
+    }
+}
+
+fn breaker_open() -> Refusal {
+    Refusal::Breaker {
+        breaker: "default".to_owned(),
+        state: "open",
+        epoch: 7,
+        reason: "3 failures in a row".to_owned(),
+    }
 }
 
 #[tokio::test]

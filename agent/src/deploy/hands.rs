@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::fetch::{self, Fetcher};
 use super::files::{Files, resolve};
 use super::{ContainerRuntime, Make, Note, Query, Settings};
-use crate::domain::deployment::goal::{Goal, file_copy};
+use crate::dependency::{Dependencies, Dependency};
+use crate::domain::deployment::goal::{Goal, file_copy, registry};
 use crate::domain::deployment::machine::{Class, StepError};
 use crate::domain::deployment::observed::{FileCopy, Observed, Owner};
 use crate::domain::deployment::plan::Step;
@@ -39,6 +40,7 @@ pub(super) struct Hands<R, F> {
     pub(super) fetcher: F,
     pub(super) files: Files,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
+    pub(super) dependencies: Dependencies,
 }
 
 impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
@@ -77,7 +79,8 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
             );
             query.volumes.extend(goal.volumes().into_keys());
         }
-        let mut observed = self.runtime.observe(deployment, &query).await?;
+        let look = self.runtime.observe(deployment, &query);
+        let mut observed = self.guarded(&Dependency::Engine, look).await?;
         observed.files = self.files.copies(deployment);
         Ok(observed)
     }
@@ -89,6 +92,51 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
         step: &Step,
         note: Note<'_>,
     ) -> Result<(), StepError> {
+        let work = self.step(record, step, note);
+        match step {
+            // An archive takes as long as the controller does.
+            Step::FetchImage { .. } | Step::FetchFile { .. } | Step::RemoveFiles { .. } => {
+                work.await
+            }
+            Step::CreateNetwork { .. }
+            | Step::CreateVolume { .. }
+            | Step::Create { .. }
+            | Step::Start { .. }
+            | Step::Unpause { .. }
+            | Step::Stop { .. }
+            | Step::Remove { .. }
+            | Step::RemoveNetwork { .. } => self.guarded(&Dependency::Engine, work).await,
+        }
+    }
+
+    /// Uses a dependency, unless its breaker is open.
+    async fn guarded<T>(
+        &self,
+        dependency: &Dependency,
+        work: impl Future<Output = Result<T, StepError>>,
+    ) -> Result<T, StepError> {
+        let failing = match dependency {
+            Dependency::Engine => Class::Engine,
+            Dependency::Controller | Dependency::Registry(_) => Class::Passing,
+        };
+        let permit = self
+            .dependencies
+            .admit(dependency)
+            .map_err(|left_alone| StepError {
+                code: match dependency {
+                    Dependency::Engine => ErrorCode::ContainerEngine,
+                    Dependency::Controller | Dependency::Registry(_) => ErrorCode::ImageUnavailable,
+                },
+                class: failing,
+                detail: left_alone.to_string(),
+            })?;
+        let result = work.await;
+        let failed = result.as_ref().is_err_and(|error| error.class == failing);
+        self.dependencies.done(dependency, permit, !failed);
+        result
+    }
+
+    async fn step(&self, record: &Record, step: &Step, note: Note<'_>) -> Result<(), StepError> {
         let deployment = record.desired.deployment;
         match step {
             Step::FetchImage { revision, service } => {
@@ -144,11 +192,15 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
             .ok_or_else(|| unknown(service))?;
         let image = &service.image;
         let Some(archive) = &image.archive else {
-            return self.runtime.pull(image, note).await;
+            let registry = Dependency::Registry(registry(&image.reference).to_owned());
+            return self
+                .guarded(&registry, self.runtime.pull(image, note))
+                .await;
         };
         let stall = self.settings.borrow().stall_timeout;
         let path = self.files.archive(archive);
-        fetch::archive(&self.fetcher, archive, &path, stall, note).await?;
+        let download = fetch::archive(&self.fetcher, archive, &path, stall, note);
+        self.guarded(&Dependency::Controller, download).await?;
         let loaded = self.runtime.load(&path, image, note).await;
         let engine_gone = loaded
             .as_ref()
@@ -171,7 +223,8 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
             None => {
                 let wanted = target.spec.files.get(name).ok_or_else(|| unknown(name))?;
                 let stall = self.settings.borrow().stall_timeout;
-                fetch::file(&self.fetcher, wanted, stall).await?
+                let download = fetch::file(&self.fetcher, wanted, stall);
+                self.guarded(&Dependency::Controller, download).await?
             }
         };
         self.files

@@ -17,6 +17,7 @@ use super::fetch::Fetcher;
 use super::files::Files;
 use super::hands::Hands;
 use super::{Clocks, ContainerRuntime, Core, Settings};
+use crate::dependency::Dependencies;
 use crate::domain::deployment::record::Record;
 use crate::domain::gate::Admit;
 use crate::node::task::CoreGone;
@@ -43,6 +44,8 @@ pub struct Context<R, F, C> {
     pub files: Files,
     /// What the node's configuration says.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// The breakers of what is depended on.
+    pub dependencies: Dependencies,
     /// What is kept of each deployment.
     pub deployments: watch::Receiver<Arc<Deployments>>,
     /// The states, for the status.
@@ -83,6 +86,7 @@ where
         core,
         files,
         settings,
+        dependencies,
         mut deployments,
         states,
         admit,
@@ -97,6 +101,7 @@ where
             fetcher,
             files,
             settings,
+            dependencies,
         },
         core,
         clocks,

@@ -443,3 +443,15 @@ fn container_engine_is_asked() {
     fs::remove_file(&socket).unwrap();
     node.expect("containers", Verdict::Skipped, "no container engine");
 }
+
+#[test]
+fn a_break_glass_file_is_found_whether_it_counts_or_not() {
+    let (_fleet, mut node) = node();
+    node.expect("gate", Verdict::Skipped, "does not say");
+    let path = node.state("break-glass.toml");
+    if let Ok(config) = &mut node.subject.config {
+        config.gate.break_glass_file.clone_from(&path);
+    }
+    write(&path, b"reason = \"x\"", 0o666);
+    node.expect("gate", Verdict::Warning, "does not count");
+}

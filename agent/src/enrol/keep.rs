@@ -27,6 +27,7 @@ use super::files::{self, AUTHORITIES, IdentityError, NODE_CERTIFICATE, NewFile, 
 use super::http::{self, Body, RequestError};
 use super::join::signing_request;
 use crate::clock::Clock;
+use crate::dependency::{Dependencies, Dependency};
 use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::time::Tick;
 use crate::node::task::{CoreGone, Nudges, StoreHandle, Trusted};
@@ -72,6 +73,8 @@ pub struct Context {
     pub trusted: watch::Receiver<Option<Arc<Trusted>>>,
     /// The core.
     pub core: StoreHandle,
+    /// The breakers of what the agent depends on.
+    pub dependencies: Dependencies,
     /// Nudges of the core and the uplink.
     pub nudges: Arc<Nudges>,
     /// Reads the time.
@@ -254,7 +257,15 @@ impl Context {
                 .await
                 .map_err(KeepError::Core)?;
             let body = Body::Envelope(sealed.ok_or(KeepError::NoCounter)?);
-            match http::request::<Renewal>(&client, &address, "/node/v1/renew", body).await {
+            let asked = http::request::<Renewal>(&client, &address, "/node/v1/renew", body).await;
+            let silent = matches!(asked, Err(RequestError::Unreachable { .. }));
+            // A renewal has its own pauses, and is never held back; what comes of it is
+            // counted.
+            if let Ok(permit) = self.dependencies.admit(&Dependency::Controller) {
+                let controller = &Dependency::Controller;
+                self.dependencies.done(controller, permit, !silent);
+            }
+            match asked {
                 Ok(renewal) => return self.take_renewal(renewal, &key).await,
                 Err(error) => last = KeepError::Request(error),
             }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 use crate::config::Config;
+use crate::dependency::{Dependencies, Dependency};
 use crate::deploy::docker;
 
 /// How long the engine may take to answer.
@@ -52,6 +53,7 @@ pub(super) type Seen = Option<Arc<Engine>>;
 pub(super) async fn watch_engine(
     config: watch::Receiver<Arc<Config>>,
     seen: watch::Sender<Seen>,
+    dependencies: Dependencies,
     stop: CancellationToken,
 ) {
     let mut client: Option<Docker> = None;
@@ -61,7 +63,14 @@ pub(super) async fn watch_engine(
             (config.sampling.containers, config.docker.socket.clone())
         };
         let answer = if wanted && socket.exists() {
-            ask(&socket, &mut client).await
+            match dependencies.admit(&Dependency::Engine) {
+                Ok(permit) => {
+                    let answer = ask(&socket, &mut client).await;
+                    dependencies.done(&Dependency::Engine, permit, answer.is_some());
+                    answer
+                }
+                Err(_) => None,
+            }
         } else {
             None
         };

@@ -28,6 +28,7 @@ use super::facts;
 use super::host::Host;
 use crate::clock::Clock;
 use crate::config::{Config, Sampling};
+use crate::dependency::{self, Dependencies};
 use crate::domain::conditions::{Conditions, Holding};
 use crate::domain::spool::Spool;
 use crate::node::task::{CoreGone, StoreHandle};
@@ -61,6 +62,8 @@ pub struct Context {
     /// The link, for the agent's own series, and the gate, for the conditions that are
     /// watched.
     pub link: watch::Receiver<Arc<NodeStatus>>,
+    /// The breakers of what the agent depends on.
+    pub dependencies: Dependencies,
     /// When the node's certificate expires, for the facts.
     pub certificate_expires_at: watch::Receiver<UnixMillis>,
     /// Ends the task.
@@ -73,7 +76,12 @@ pub struct Context {
 /// When the node's core has stopped.
 pub async fn run(context: Context) -> Result<(), CoreGone> {
     let (seen, engine) = watch::channel(None);
-    let watching = container::watch_engine(context.config.clone(), seen, context.stop.clone());
+    let watching = container::watch_engine(
+        context.config.clone(),
+        seen,
+        context.dependencies.clone(),
+        context.stop.clone(),
+    );
     let sampler = Sampler::new(context, engine);
     let sampling = sampler.run();
     tokio::pin!(sampling);
@@ -337,6 +345,11 @@ impl Sampler {
             samples.push_u64(series, &Label::NONE, value);
         }
         samples.push(SeriesId::AGENT_SAMPLE_TIME, self.reading_ms);
+        for (dependency, standing) in self.context.dependencies.standings() {
+            let label = Label::fit(&dependency.to_string());
+            let level = dependency::level(standing.state);
+            samples.push_labelled(SeriesId::AGENT_BREAKER, &label, level);
+        }
     }
 
     /// Tells at once which of the policy's conditions begin or cease to hold.

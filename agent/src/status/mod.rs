@@ -19,8 +19,8 @@ mod usage;
 pub use client::{FetchStatusError, Output, ParseOutputError, fetch, show};
 pub use report::{
     AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
-    DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus, ProblemStatus,
-    ProcessStatus, StopStatus, StreamStatus, TrustStatus,
+    DependencyStatus, DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus,
+    ProblemStatus, ProcessStatus, StopStatus, StreamStatus, TrustStatus,
 };
 pub use server::{BindStatusError, Server};
 pub(crate) use table::{bytes, span};

@@ -40,6 +40,8 @@ pub struct AgentStatus {
     pub trust: TrustStatus,
     /// What of the fleet's policy stops this node.
     pub gate: GateStatus,
+    /// The breakers of what the agent depends on.
+    pub dependencies: Vec<DependencyStatus>,
     /// The disk under the store.
     pub disk: DiskStatus,
     /// Messages that the node did not take since the agent started, by the error
@@ -231,6 +233,20 @@ pub struct LeaseStatus {
     pub length_s: u64,
     /// Whether it is over: gated operations are refused.
     pub is_over: bool,
+}
+
+/// The breaker of something that the agent depends on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DependencyStatus {
+    /// What is depended on.
+    pub name: String,
+    /// The breaker's state.
+    pub state: String,
+    /// Why it is in it; empty before it ever moved.
+    pub reason: String,
+    /// When it lets one try pass, while it is open.
+    pub tries_at: Option<UnixMillis>,
 }
 
 /// A break-glass file in force.

@@ -30,6 +30,9 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     for (at, text) in gate(status, now).iter().enumerate() {
         line(if at == 0 { "gate" } else { "" }, text);
     }
+    if !status.dependencies.is_empty() {
+        line("depends on", &dependencies(status, now));
+    }
     if !status.refused.is_empty() {
         line("refused", &refused(status));
     }
@@ -183,6 +186,25 @@ fn trust(status: &AgentStatus) -> String {
         "set {}, policy epoch {}, generation {}, controller incarnation {}",
         trust.trust_version, trust.policy_epoch, trust.generation, trust.incarnation
     )
+}
+
+fn dependencies(status: &AgentStatus, now: UnixMillis) -> String {
+    let parts: Vec<String> = status
+        .dependencies
+        .iter()
+        .map(|one| match (one.state.as_str(), one.tries_at) {
+            ("closed", _) => format!("{} ok", one.name),
+            (state, Some(at)) => format!(
+                "{} {} ({}; tried again in {})",
+                one.name,
+                state.to_uppercase(),
+                one.reason,
+                span(at.since(now).as_millis())
+            ),
+            (state, None) => format!("{} {} ({})", one.name, state.to_uppercase(), one.reason),
+        })
+        .collect();
+    parts.join(", ")
 }
 
 fn gate(status: &AgentStatus, now: UnixMillis) -> Vec<String> {

@@ -241,6 +241,61 @@ fn what_is_wrong_stands_out() {
 }
 
 #[test]
+fn what_the_policy_stops_here_is_said() {
+    let mut status = example();
+    let shown = |status: &AgentStatus| super::table::render(status, NOW);
+    assert!(shown(&status).contains("gate        open: no breaker stops anything here"));
+    status.gate = GateStatus {
+        stops: vec![StopStatus {
+            breaker: "default".to_owned(),
+            state: "isolated".to_owned(),
+            since: NOW,
+            what: "changes of deployments, commands (run)".to_owned(),
+            reason: "isolated by ops: fire".to_owned(),
+        }],
+        lease: Some(LeaseStatus {
+            ends_at: NOW.after(Duration::from_secs(7_200)),
+            length_s: 86_400,
+            is_over: false,
+        }),
+        break_glass: Some(BreakGlassStatus {
+            reason: "dead controller".to_owned(),
+            until: NOW,
+        }),
+        break_glass_problem: Some("/x has mode 666".to_owned()),
+    };
+    status.dependencies = [("engine", "closed"), ("registry docker.io", "open")]
+        .map(|(name, state)| DependencyStatus {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            reason: "5 failures in a row, 5 trip it".to_owned(),
+            tries_at: (state == "open").then(|| NOW.after(Duration::from_secs(7))),
+        })
+        .into();
+    let text = shown(&status);
+    for expected in [
+        "depends on  engine ok, registry docker.io OPEN (5 failures in a row, 5 trip it; tried again in 7 s)",
+        "breaker default is ISOLATED since ",
+        ", stops changes of deployments, commands (run): isolated by ops: fire",
+        "lease until ",
+        ", in 2 h 0 min",
+        "GLASS BROKEN until ",
+        "everything passes (dead controller)",
+        "the break-glass file does not count: /x has mode 666",
+    ] {
+        assert!(
+            text.contains(expected),
+            "{expected:?} is missing in\n{text}"
+        );
+    }
+    status.gate.lease = Some(LeaseStatus {
+        is_over: true,
+        ..LeaseStatus::default()
+    });
+    assert!(shown(&status).contains("lease is OVER since "));
+}
+
+#[test]
 fn spans_and_bytes_are_short() {
     for (millis, text) in [
         (0, "0 ms"),

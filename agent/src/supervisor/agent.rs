@@ -21,6 +21,7 @@ use crate::break_glass;
 use crate::clock::Clock;
 use crate::command;
 use crate::config::{Broker, Config, Source};
+use crate::dependency::Dependencies;
 use crate::deploy;
 use crate::deploy::files::Files;
 use crate::domain::gate::{Admit, Named};
@@ -162,6 +163,8 @@ pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), Run
     let tls = client_tls(&loaded, &clock)?;
     let (core, ends) = task::start(loaded.identity.clone(), setup(&config)?, clock.clone())
         .map_err(RunError::Core)?;
+    let wall = clock.clone();
+    let dependencies = Dependencies::new(Arc::new(move || wall.wall()));
     let parts = Parts {
         source,
         config,
@@ -173,6 +176,7 @@ pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), Run
         target,
         tls,
         core: core.clone(),
+        dependencies,
     };
     let (supervisor, asked) = parts.start(ends)?;
     tell(&[NotifyState::Ready]);
@@ -300,6 +304,7 @@ struct Parts {
     target: Target,
     tls: Arc<ClientConfig>,
     core: StoreHandle,
+    dependencies: Dependencies,
 }
 
 impl Parts {
@@ -355,6 +360,7 @@ impl Parts {
                 holding: ends.holding,
                 live: ends.live,
                 link: ends.status.clone(),
+                dependencies: self.dependencies.clone(),
                 certificate_expires_at: expires_rx.clone(),
                 stop: supervisor.stop(Stage::Work),
             }),
@@ -457,6 +463,7 @@ impl Parts {
             expires: ends.expires,
             trusted: ends.trusted,
             core: self.core,
+            dependencies: self.dependencies,
             nudges: ends.nudges,
             clock: self.clock,
             seed: seed()?,
@@ -532,6 +539,7 @@ impl Parts {
             core: self.core.clone(),
             files: Files::below(self.config.dirs.deploy()),
             settings,
+            dependencies: self.dependencies.clone(),
             deployments,
             states,
             admit,
@@ -577,6 +585,7 @@ impl Parts {
                 expires,
                 deployments,
                 glass,
+                dependencies: self.dependencies.clone(),
                 out,
                 core: self.core.clone(),
                 clock: self.clock.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
+use protocol::breaker::machine::Standing;
 use protocol::limits::CLOCK_OFFSET_MAX;
 use protocol::policy::{Gate as Stop, Scope};
 use protocol::state::{Health, Problem, StateItem, StateValue};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::watchdog::tell;
 use crate::clock::Clock;
+use crate::dependency::{self, Dependencies, Dependency};
 use crate::deploy::task::States;
 use crate::domain::gate::{Gate, Named};
 use crate::domain::ledger;
@@ -25,8 +27,9 @@ use crate::node::NodeStatus;
 use crate::node::task::{CoreGone, StoreHandle};
 use crate::status::{
     AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
-    DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus as IdentityStatus,
-    ProblemStatus, ProcessStatus, StopStatus, StreamStatus, TrustStatus,
+    DependencyStatus, DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus,
+    NodeStatus as IdentityStatus, ProblemStatus, ProcessStatus, StopStatus, StreamStatus,
+    TrustStatus,
 };
 use crate::uplink;
 
@@ -48,6 +51,7 @@ pub(super) struct Context {
     pub(super) deployments: watch::Receiver<Arc<States>>,
     /// Why a break-glass file that is there does not count.
     pub(super) glass: watch::Receiver<Option<String>>,
+    pub(super) dependencies: Dependencies,
     pub(super) out: watch::Sender<Arc<AgentStatus>>,
     pub(super) core: StoreHandle,
     pub(super) clock: Clock,
@@ -186,6 +190,12 @@ impl Context {
                 policy_epoch: node.gate.epoch(),
             },
             gate: gate(&node.gate, glass, moment),
+            dependencies: self
+                .dependencies
+                .standings()
+                .iter()
+                .map(dependency_line)
+                .collect(),
             disk: DiskStatus {
                 failing: node.store.failing.map(|code| code.text().to_owned()),
                 ..DiskStatus::default()
@@ -217,6 +227,15 @@ impl Context {
                 .collect(),
             controllers: self.summary.controllers.clone(),
         }
+    }
+}
+
+fn dependency_line((dependency, standing): &(Dependency, Standing)) -> DependencyStatus {
+    DependencyStatus {
+        name: dependency.to_string(),
+        state: standing.state.name().to_owned(),
+        reason: dependency::reason(standing),
+        tries_at: standing.tries_at(),
     }
 }
 

@@ -18,7 +18,7 @@
 use std::fmt;
 
 /// The version of this list, named by every frame. Raised when series are added.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The number of a series.
 #[derive(
@@ -109,6 +109,8 @@ pub enum LabelName {
     Sensor,
     /// Container by name.
     Container,
+    /// What the agent depends on, `registry docker.io`.
+    Dependency,
 }
 
 impl LabelName {
@@ -121,6 +123,7 @@ impl LabelName {
             Self::Mount => Some("mount"),
             Self::Sensor => Some("sensor"),
             Self::Container => Some("container"),
+            Self::Dependency => Some("dependency"),
         }
     }
 }
@@ -263,6 +266,7 @@ catalogue! {
     62 AGENT_LINK_RECEIVED "agent.link.received.bytes" Counter Bytes 1.0 None "bytes that the agent received from the broker since it started";
     63 AGENT_LABELS_DROPPED "agent.labels_dropped" Gauge Count 1.0 None "devices, interfaces, mounts, sensors and containers that are beyond the bound and not reported";
     64 AGENT_SAMPLE_TIME "agent.sample.time" Gauge Seconds 0.001 None "time that the last sampling took";
+    65 AGENT_BREAKER "agent.breaker" Gauge Count 1.0 Dependency "the agent's breaker for what it depends on: 0 closed, 1 half-open, 2 open";
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::dependency::Dependencies;
 use crate::deploy::fetch::{Chunks, Content, FetchError, Fetcher};
 use crate::deploy::files::Files;
 use crate::deploy::task::{self, States};
@@ -215,6 +216,10 @@ impl World {
             core: self.clone(),
             files: Files::below(self.folder.path().join("deploy")),
             settings: self.settings.subscribe(),
+            dependencies: {
+                let world = self.clone();
+                Dependencies::new(Arc::new(move || world.now().wall))
+            },
             deployments: self.deployments.subscribe(),
             states: (*self.states).clone(),
             admit: {

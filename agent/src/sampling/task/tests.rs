@@ -82,6 +82,7 @@ fn sampler(store: StoreHandle, ends: Ends, stop: &CancellationToken) -> (Context
         holding: ends.holding,
         live: ends.live,
         link: ends.status,
+        dependencies: Dependencies::new(Arc::new(|| UnixMillis(0))),
         certificate_expires_at,
         stop: stop.clone(),
     };
