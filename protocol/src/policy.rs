@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ErrorCode;
 use crate::breaker::BreakerState;
+use crate::breaker::rule::PROBES_COUNT_MAX;
 use crate::condition::Rule;
+use crate::condition::expression::EXPRESSION_BYTES_MAX;
 use crate::id::{DeploymentId, FleetId, NodeId};
 use crate::key::{KeyId, PublicKey, SIGNATURE_BYTES, SigningKey};
 use crate::message::{self, Kind, Message};
@@ -35,6 +37,16 @@ pub const OVERRIDES_COUNT_MAX: usize = 64;
 
 /// Conditions that nodes watch.
 pub const RULES_COUNT_MAX: usize = 256;
+
+/// Kinds of commands that one breaker stops; there are fewer.
+pub const COMMANDS_COUNT_MAX: usize = 64;
+
+/// Bytes of the name of a breaker, a rule or a kind of command.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Bytes of a reason and of who gave it. A refusal repeats a gate's, and fits a
+/// receipt's detail.
+pub const REASON_BYTES_MAX: usize = 640;
 
 /// How long a node goes on with gated operations without a word from the
 /// controller, in milliseconds, where the fleet does not say: a day.
@@ -218,10 +230,52 @@ impl Gated {
 }
 
 impl Policy {
-    /// Whether `subject` may do what it attempts.
+    /// Checks that every node can take and obey it: the bounds of its parts, and
+    /// that no part says what nodes would not do. For the controller, before it
+    /// signs; nodes take whatever is signed and has the size, so that another
+    /// version's bounds never keep an open breaker from them.
     ///
     /// # Errors
-    /// The first reason against it.
+    /// [`PolicyError::Malformed`] with the first part that is wrong.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        require(self.epoch > 0, || "its epoch is 0".to_owned())?;
+        for (part, count, most) in [
+            ("gates", self.gates.len(), GATES_COUNT_MAX),
+            ("overrides", self.overrides.len(), OVERRIDES_COUNT_MAX),
+            ("rules", self.rules.len(), RULES_COUNT_MAX),
+        ] {
+            require(count <= most, || {
+                format!("it has {count} {part}; at most {most}")
+            })?;
+        }
+        self.gates.iter().try_for_each(Gate::check)?;
+        for pass in &self.overrides {
+            named("an override's breaker", &pass.breaker)?;
+            short("an override's author", &pass.by, REASON_BYTES_MAX)?;
+            short("an override's reason", &pass.reason, REASON_BYTES_MAX)?;
+        }
+        let mut names = BTreeSet::new();
+        for rule in &self.rules {
+            named("a rule", &rule.name)?;
+            short("an expression", &rule.expression, EXPRESSION_BYTES_MAX)?;
+            require(names.insert(&rule.name), || {
+                format!("two rules are named {:?}", rule.name)
+            })?;
+        }
+        let bytes = message::encode(self).len();
+        require(bytes <= POLICY_BYTES_MAX, || {
+            format!("it has {bytes} bytes; at most {POLICY_BYTES_MAX}")
+        })
+    }
+
+    /// Whether `subject` may do what it attempts.
+    ///
+    /// Without a word from the controller since it was signed, the policy itself is
+    /// its last word. An override passes a breaker, never the lease: a node that
+    /// hears nothing does not know whether the override still stands.
+    ///
+    /// # Errors
+    /// The first reason against it: the gates in their order, then the lease.
     pub fn admit(
         &self,
         subject: Subject<'_>,
@@ -242,7 +296,7 @@ impl Policy {
                 });
             }
         }
-        let heard_at = standing.heard_at.unwrap_or(self.issued_at);
+        let heard_at = standing.heard_at.unwrap_or_default().max(self.issued_at);
         let silent_ms = standing.now.0.saturating_sub(heard_at.0);
         if self.lease_ms != 0 && silent_ms > self.lease_ms {
             return Err(Refusal::Lease {
@@ -255,14 +309,18 @@ impl Policy {
     }
 
     fn passes(&self, gate: &Gate, subject: Subject<'_>, now: UnixMillis) -> bool {
-        let probes = gate.state == BreakerState::HalfOpen && gate.probes.contains(&subject.id);
-        probes
-            || self.overrides.iter().any(|pass| {
-                pass.breaker == gate.breaker && now < pass.until && pass.nodes.matches(subject)
-            })
+        let open = match gate.state {
+            BreakerState::Closed => true,
+            BreakerState::HalfOpen => gate.probes.contains(&subject.id),
+            BreakerState::Open | BreakerState::Isolated => false,
+        };
+        open || self.overrides.iter().any(|pass| {
+            pass.breaker == gate.breaker && now < pass.until && pass.nodes.matches(subject)
+        })
     }
 
-    /// Signs the policy with the controller's key.
+    /// Signs the policy with the controller's key, as it is: see
+    /// [`Policy::check`].
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> SignedPolicy {
         let bytes = message::encode(self);
@@ -273,6 +331,62 @@ impl Policy {
             signature,
         }
     }
+}
+
+impl Gate {
+    fn check(&self) -> Result<(), PolicyError> {
+        named("a gate's breaker", &self.breaker)?;
+        let name = &self.breaker;
+        short("a gate's reason", &self.reason, REASON_BYTES_MAX)?;
+        require(self.state != BreakerState::Closed, || {
+            format!("the gate of {name:?} is closed")
+        })?;
+        require(
+            self.probes.is_empty() || self.state == BreakerState::HalfOpen,
+            || format!("the gate of {name:?} has probes and is not half-open"),
+        )?;
+        require(self.probes.len() <= PROBES_COUNT_MAX as usize, || {
+            format!(
+                "the gate of {name:?} has {} probes; at most {PROBES_COUNT_MAX}",
+                self.probes.len()
+            )
+        })?;
+        let Gated {
+            deploy: _,
+            update,
+            commands,
+        } = &self.gated;
+        require(commands.len() <= COMMANDS_COUNT_MAX, || {
+            format!(
+                "the gate of {name:?} names {} commands; at most {COMMANDS_COUNT_MAX}",
+                commands.len()
+            )
+        })?;
+        commands
+            .iter()
+            .try_for_each(|command| named("a gated command", command))?;
+        let of_deployment = matches!(self.scope, Scope::Deployment(_));
+        require(!of_deployment || (!update && commands.is_empty()), || {
+            format!("the gate of {name:?} is of one deployment and stops more than its changes")
+        })
+    }
+}
+
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), PolicyError> {
+    holds
+        .then_some(())
+        .ok_or_else(|| PolicyError::Malformed(otherwise()))
+}
+
+fn short(what: &str, text: &str, most: usize) -> Result<(), PolicyError> {
+    require(text.len() <= most, || {
+        format!("{what} has {} bytes; at most {most}", text.len())
+    })
+}
+
+fn named(what: &str, name: &str) -> Result<(), PolicyError> {
+    require(!name.is_empty(), || format!("{what} has no name"))?;
+    short(what, name, NAME_BYTES_MAX)
 }
 
 /// Keeps a signature over a policy from being one over anything else.
@@ -341,6 +455,7 @@ impl SignedPolicy {
         fleet: FleetId,
         held: u64,
     ) -> Result<Policy, PolicyError> {
+        self.check_size()?;
         let signed = [DOMAIN, &self.bytes].concat();
         let holds = self.signature.len() == SIGNATURE_BYTES
             && keys
@@ -349,7 +464,7 @@ impl SignedPolicy {
         if !holds {
             return Err(PolicyError::BadSignature);
         }
-        let policy = self.read().map_err(PolicyError::Malformed)?;
+        let policy = self.read()?;
         if policy.fleet != fleet {
             return Err(PolicyError::WrongFleet {
                 found: policy.fleet,
@@ -368,14 +483,19 @@ impl SignedPolicy {
     /// What it says, unchecked: for a copy that was checked when it came.
     ///
     /// # Errors
-    /// What the decoder says, as text.
-    pub fn read(&self) -> Result<Policy, String> {
-        if self.bytes.len() > POLICY_BYTES_MAX {
-            return Err(format!(
-                "it has {} bytes; at most {POLICY_BYTES_MAX}",
-                self.bytes.len()
-            ));
-        }
-        message::decode_exactly(&self.bytes)
+    /// [`PolicyError::Malformed`].
+    pub fn read(&self) -> Result<Policy, PolicyError> {
+        self.check_size()?;
+        message::decode_exactly(&self.bytes).map_err(PolicyError::Malformed)
+    }
+
+    fn check_size(&self) -> Result<(), PolicyError> {
+        let bytes = self.bytes.len();
+        require(bytes <= POLICY_BYTES_MAX, || {
+            format!("it has {bytes} bytes; at most {POLICY_BYTES_MAX}")
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

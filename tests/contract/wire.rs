@@ -6,19 +6,32 @@
 //! never rewritten. `FLOTILLA_BLESS=1` writes files that are missing, and only
 //! those.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use protocol::breaker::BreakerState;
 use protocol::command::{
     Action, Command, LogSource, Outcome, OutputStream, Progress, ProgressStep, Receipt, ServiceVerb,
 };
+use protocol::condition::{Crossing, Rule};
+use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Target, Want};
+use protocol::deployment::observed::{
+    ChangeOutcome, DeploymentResult, DeploymentState, Phase, Workload, WorkloadState,
+};
+use protocol::deployment::spec::{
+    Condition, Device, File, FileKind, FileMount, HealthTest, Healthcheck, Image, Logging, Mount,
+    MountSource, Network, NetworkMode, Port, PortProtocol, Resources, Restart, Service, Spec,
+    Volume,
+};
 use protocol::down::{Down, DownBody};
 use protocol::envelope::{self, Seal};
-use protocol::id::{CommandId, FleetId, NodeId, StoreId};
+use protocol::id::{CommandId, DeploymentId, FleetId, NodeId, RolloutId, StoreId};
 use protocol::join::Renew;
 use protocol::key::SigningKey;
 use protocol::label::Labels;
 use protocol::message::{self, DecodeError, Kind, Message};
+use protocol::policy::{Gate, Gated, Override, Policy, Scope};
 use protocol::session::{
     Acks, Announce, BootId, Heartbeat, Hello, LiveSamples, Nonce, Reject, StreamOffer, Welcome,
 };
@@ -252,14 +265,7 @@ fn what_goes_down_keeps_its_bytes() {
         ("down_renew", DownBody::RenewNow),
     ];
     for (name, body) in bodies {
-        check(
-            name,
-            &Down {
-                nonce: nonce(),
-                number: 9,
-                body,
-            },
-        );
+        check(name, &down(body));
     }
 }
 
@@ -359,6 +365,350 @@ fn the_trust_set_keeps_its_bytes_and_its_signature() {
         .verify(&key().public(), FleetId::from_bytes([1; 10]), 2)
         .unwrap();
     check("trust_set", &set);
+}
+
+fn policy() -> Policy {
+    let gate = |breaker: &str, state, scope| Gate {
+        breaker: breaker.to_owned(),
+        state,
+        since: NOW,
+        scope,
+        gated: Gated {
+            deploy: true,
+            update: true,
+            commands: BTreeSet::from(["run".to_owned()]),
+        },
+        probes: BTreeSet::from([NodeId::from_bytes([2; 10])]),
+        reason: "3 failures in a row, 3 trip it".to_owned(),
+    };
+    let lyon = || "site=lyon".parse().unwrap();
+    let web = DeploymentId::from_bytes([8; 10]);
+    Policy {
+        fleet: FleetId::from_bytes([1; 10]),
+        epoch: 12,
+        issued_at: NOW,
+        lease_ms: 86_400_000,
+        gates: vec![
+            gate("fleet", BreakerState::HalfOpen, Scope::Fleet),
+            gate("sites", BreakerState::Open, Scope::Nodes(lyon())),
+            gate("web", BreakerState::Isolated, Scope::Deployment(web)),
+        ],
+        overrides: vec![Override {
+            breaker: "fleet".to_owned(),
+            nodes: lyon(),
+            until: UnixMillis(NOW.0 + 3_600_000),
+            by: "ada".to_owned(),
+            reason: "the fix itself".to_owned(),
+        }],
+        rules: vec![Rule {
+            name: "disk".to_owned(),
+            nodes: lyon(),
+            expression: "fs.used > 90% for 5m".to_owned(),
+        }],
+    }
+}
+
+#[test]
+fn the_policy_keeps_its_bytes_and_its_signature() {
+    check("policy", &policy());
+    check("policy_signed", &policy().sign(&key()));
+    let fleet = FleetId::from_bytes([1; 10]);
+    let read = policy().sign(&key()).verify(&[key().public()], fleet, 11);
+    assert_eq!(read, Ok(policy()));
+    check(
+        "down_policy",
+        &down(DownBody::Policy(policy().sign(&key()))),
+    );
+}
+
+fn down(body: DownBody) -> Down {
+    Down {
+        nonce: nonce(),
+        number: 9,
+        body,
+    }
+}
+
+/// A spec that has something in every field.
+fn spec() -> Spec {
+    let text = str::to_owned;
+    let map = |key: &str, value: &str| BTreeMap::from([(text(key), text(value))]);
+    let mount = |source| Mount {
+        source,
+        read_only: true,
+    };
+    let tmpfs = MountSource::Tmpfs {
+        size_bytes: Some(1 << 20),
+        mode: Some(0o1777),
+    };
+    let web = Service {
+        image: Image {
+            reference: text("docker.io/library/nginx:1.27"),
+            digest: Some(format!("sha256:{}", "0a".repeat(32))),
+            archive: Some("0b".repeat(32)),
+        },
+        command: Some(vec![text("nginx"), text("-g")]),
+        entrypoint: Some(vec![text("/entry")]),
+        environment: map("TZ", "UTC"),
+        working_dir: Some(text("/srv")),
+        user: Some(text("1000:1000")),
+        group_add: vec![text("video")],
+        hostname: Some(text("web")),
+        ports: vec![Port {
+            published: Some(80),
+            target: 8080,
+            protocol: PortProtocol::Tcp,
+            host_ip: Some(text("127.0.0.1")),
+        }],
+        mounts: BTreeMap::from([
+            (text("/anonymous"), mount(MountSource::Anonymous)),
+            (text("/bind"), mount(MountSource::Bind(text("/srv/web")))),
+            (text("/data"), mount(MountSource::Volume(text("data")))),
+            (text("/tmp"), mount(tmpfs)),
+        ]),
+        network: NetworkMode::Networks(BTreeMap::from([(text("front"), vec![text("www")])])),
+        depends_on: BTreeMap::from([
+            (text("db"), Condition::Healthy),
+            (text("migrate"), Condition::Completed),
+        ]),
+        healthcheck: Some(Healthcheck {
+            test: HealthTest::Command(vec![text("/check")]),
+            interval_ms: Some(5_000),
+            timeout_ms: Some(1_000),
+            retries: Some(3),
+            start_period_ms: Some(10_000),
+        }),
+        restart: Restart::UnlessStopped,
+        labels: map("team", "web"),
+        cap_add: vec![text("NET_BIND_SERVICE")],
+        cap_drop: vec![text("ALL")],
+        privileged: false,
+        read_only: true,
+        init: true,
+        security_opt: vec![text("no-new-privileges")],
+        resources: Resources {
+            memory_bytes: Some(64 << 20),
+            memory_reservation_bytes: Some(32 << 20),
+            nano_cpus: Some(500_000_000),
+            pids: Some(100),
+            shm_bytes: Some(1 << 20),
+        },
+        logging: Some(Logging {
+            driver: text("json-file"),
+            options: map("max-size", "1m"),
+        }),
+        ulimits: BTreeMap::from([(text("nofile"), (1024, -1))]),
+        extra_hosts: map("gateway", "host-gateway"),
+        dns: vec![text("9.9.9.9")],
+        sysctls: map("net.core.somaxconn", "1024"),
+        devices: vec![Device {
+            source: text("/dev/video0"),
+            target: text("/dev/video0"),
+            permissions: text("rw"),
+        }],
+        files: BTreeMap::from([(
+            text("/run/secrets/key"),
+            FileMount {
+                file: text("key"),
+                mode: 0o400,
+                owner: Some((1000, 1000)),
+            },
+        )]),
+        stop_signal: Some(text("SIGQUIT")),
+        stop_grace_ms: 10_000,
+    };
+    let db = Service {
+        image: web.image.clone(),
+        network: NetworkMode::Host,
+        restart: Restart::OnFailure(5),
+        healthcheck: Some(Healthcheck {
+            test: HealthTest::Shell(text("pg_isready")),
+            interval_ms: None,
+            timeout_ms: None,
+            retries: None,
+            start_period_ms: None,
+        }),
+        ..Service::default()
+    };
+    let migrate = Service {
+        image: web.image.clone(),
+        network: NetworkMode::None,
+        ..Service::default()
+    };
+    let file = |kind| File {
+        kind,
+        digest: "0c".repeat(32),
+        size_bytes: 12,
+    };
+    Spec {
+        services: BTreeMap::from([
+            (text("db"), db),
+            (text("migrate"), migrate),
+            (text("web"), web),
+        ]),
+        networks: BTreeMap::from([(
+            text("front"),
+            Network {
+                driver: Some(text("bridge")),
+                options: map("mtu", "1400"),
+                internal: true,
+                labels: map("team", "web"),
+                external: None,
+            },
+        )]),
+        volumes: BTreeMap::from([(
+            text("data"),
+            Volume {
+                driver: None,
+                options: map("type", "nfs"),
+                labels: map("team", "web"),
+                external: Some(text("shared")),
+            },
+        )]),
+        files: BTreeMap::from([
+            (text("conf"), file(FileKind::Config)),
+            (text("key"), file(FileKind::Secret)),
+        ]),
+    }
+}
+
+#[test]
+fn deployments_keep_their_bytes() {
+    let desired = |want| Desired {
+        deployment: DeploymentId::from_bytes([8; 10]),
+        number: 3,
+        name: "web".to_owned(),
+        generation: 41,
+        at: NOW,
+        want,
+    };
+    let run = desired(Want::Run(Box::new(Target {
+        revision: 2,
+        spec: spec(),
+        rollout: Some(RolloutId::from_bytes([9; 10])),
+        cause: Cause::Rollback,
+        health: HealthRule::default(),
+        on_failure: OnFailure::Keep,
+        commit: Commit::Barrier,
+    })));
+    spec().check().unwrap();
+    check("spec", &spec());
+    check("desired_run", &run);
+    check("desired_remove", &desired(Want::Remove));
+    check("down_desired", &down(DownBody::Desired(Box::new(run))));
+    let state = DeploymentState {
+        deployment: DeploymentId::from_bytes([8; 10]),
+        number: 3,
+        generation: 41,
+        wanted: Some(2),
+        current: Some(1),
+        phase: Phase::Reverting,
+        since: NOW,
+        code: Some("deployment.deadline".to_owned()),
+        detail: "web exited with 1".to_owned(),
+        workloads: vec![Workload {
+            service: "web".to_owned(),
+            revision: 2,
+            container: Some("0123456789ab".to_owned()),
+            state: WorkloadState::Exited,
+            image_digest: Some(format!("sha256:{}", "0a".repeat(32))),
+            restarts: 4,
+            exit_code: Some(1),
+            oom_killed: true,
+            started_at: Some(NOW),
+            observed_at: UnixMillis(NOW.0 + 5),
+            detail: "exited".to_owned(),
+            log_tail: vec!["no such file".to_owned()],
+        }],
+        drift: vec!["web was stopped by hand".to_owned()],
+    };
+    let value = StateValue::Deployment(Box::new(state));
+    check("state_deployment", &StateItem { at: NOW, value });
+    check(
+        "deployment_result",
+        &DeploymentResult {
+            deployment: DeploymentId::from_bytes([8; 10]),
+            generation: 41,
+            revision: Some(2),
+            rollout: Some(RolloutId::from_bytes([9; 10])),
+            outcome: ChangeOutcome::Reverted,
+            code: Some("deployment.deadline".to_owned()),
+            policy_epoch: 12,
+            detail: "web exited with 1".to_owned(),
+            at: NOW,
+        },
+    );
+    check(
+        "crossing",
+        &Crossing {
+            rule: "disk".to_owned(),
+            epoch: 12,
+            holds: true,
+            label: "/var".to_owned(),
+            value: "91.0%".to_owned(),
+            at: NOW,
+        },
+    );
+}
+
+/// Enums are append-only: their numbers on the wire, in order, by name.
+#[test]
+fn states_and_phases_keep_their_numbers() {
+    check(
+        "breaker_states",
+        &vec![
+            BreakerState::Closed,
+            BreakerState::Open,
+            BreakerState::HalfOpen,
+            BreakerState::Isolated,
+        ],
+    );
+    check(
+        "phases",
+        &vec![
+            Phase::Waiting,
+            Phase::Fetching,
+            Phase::Starting,
+            Phase::Verifying,
+            Phase::AwaitingCommit,
+            Phase::Running,
+            Phase::Degraded,
+            Phase::Reverting,
+            Phase::Reverted,
+            Phase::Failed,
+            Phase::Refused,
+            Phase::Removing,
+            Phase::Removed,
+        ],
+    );
+    check(
+        "workload_states",
+        &vec![
+            WorkloadState::Pending,
+            WorkloadState::Fetching,
+            WorkloadState::Created,
+            WorkloadState::Starting,
+            WorkloadState::Running,
+            WorkloadState::Healthy,
+            WorkloadState::Unhealthy,
+            WorkloadState::Restarting,
+            WorkloadState::Paused,
+            WorkloadState::Completed,
+            WorkloadState::Exited,
+            WorkloadState::Dead,
+            WorkloadState::Missing,
+        ],
+    );
+    check(
+        "change_outcomes",
+        &vec![
+            ChangeOutcome::Succeeded,
+            ChangeOutcome::Reverted,
+            ChangeOutcome::Failed,
+            ChangeOutcome::Refused,
+            ChangeOutcome::Superseded,
+        ],
+    );
 }
 
 #[test]

@@ -10,9 +10,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::Spec;
+use super::limit::HEALTH_TIME_MAX;
+use super::spec::{Spec, SpecError};
 use crate::id::{DeploymentId, RolloutId};
-use crate::time::UnixMillis;
+use crate::time::{self, UnixMillis};
 
 /// What the controller wants of one node for one deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +94,40 @@ impl Default for HealthRule {
             healthy_deadline_ms: 300_000,
             progress_deadline_ms: 600_000,
         }
+    }
+}
+
+impl HealthRule {
+    /// Checks that it can be met: deadlines that are there and bounded, and time
+    /// enough before them.
+    ///
+    /// # Errors
+    /// The first time that is wrong.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let most = time::millis(HEALTH_TIME_MAX);
+        for (name, least, ms) in [
+            ("initial_delay", 0, self.initial_delay_ms),
+            ("min_healthy", 0, self.min_healthy_ms),
+            ("healthy_deadline", 1, self.healthy_deadline_ms),
+            ("progress_deadline", 1, self.progress_deadline_ms),
+        ] {
+            if !(least..=most).contains(&ms) {
+                return Err(SpecError::new(
+                    format!("health.{name}"),
+                    format!("is {ms} ms; from {least} to {most}"),
+                ));
+            }
+        }
+        if self.initial_delay_ms + self.min_healthy_ms > self.healthy_deadline_ms {
+            return Err(SpecError::new(
+                "health.min_healthy",
+                format!(
+                    "is {} ms with an initial_delay of {} ms, longer than the healthy_deadline of {} ms",
+                    self.min_healthy_ms, self.initial_delay_ms, self.healthy_deadline_ms
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 

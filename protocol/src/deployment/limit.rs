@@ -30,6 +30,15 @@ pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// names join two of them, and engines cut host names at 63.
 pub const NAME_BYTES_MAX: usize = 40;
 
+/// Bytes of a host name, as DNS has it.
+pub const HOSTNAME_BYTES_MAX: usize = 253;
+
+/// Bytes of one part of a host name.
+pub const HOSTNAME_PART_BYTES_MAX: usize = 63;
+
+/// The least memory that an engine gives a container.
+pub const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
+
 /// Deployments that one node holds; each is an entry of its state.
 pub const DEPLOYMENTS_PER_NODE_MAX: usize = 64;
 
@@ -42,10 +51,14 @@ pub const LOG_TAIL_LINES_MAX: usize = 20;
 /// Bytes of one of those lines.
 pub const LOG_TAIL_LINE_BYTES_MAX: usize = 512;
 
+/// Drifts that were put back and that a report names.
+pub const DRIFT_COUNT_MAX: usize = 16;
+
 /// Bytes of an uploaded image archive.
 pub const ARCHIVE_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
-/// The longest of the times in a health check of a rollout.
+/// The longest of the times in a health check, of a service or a rollout, and of
+/// the time that a service has to stop.
 pub const HEALTH_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 const _: () = {

@@ -8,7 +8,11 @@
 //! **Invariant:** a [`spec::Spec`] is in normal form: names sorted, defaults
 //! spelled out, so that equal projects have equal bytes and one digest.
 
+mod check;
 pub mod desired;
 pub mod limit;
 pub mod observed;
 pub mod spec;
+
+#[cfg(test)]
+mod tests;

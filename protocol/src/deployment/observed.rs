@@ -5,7 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limit::{
+    DRIFT_COUNT_MAX, LOG_TAIL_LINE_BYTES_MAX, LOG_TAIL_LINES_MAX, SERVICES_COUNT_MAX,
+};
 use crate::id::{DeploymentId, RolloutId};
+use crate::limits::{DETAIL_BYTES_MAX, ENTRY_BYTES_MAX};
+use crate::message;
 use crate::time::UnixMillis;
 
 /// How one deployment is on one node. In the `state` stream: the latest wins.
@@ -205,6 +210,54 @@ impl DeploymentResult {
 impl DeploymentState {
     /// The first key of deployments' states; a deployment's number is added.
     pub const KEY_FIRST: u16 = 0x4000;
+
+    /// Makes it fit an entry of the stream: holds texts and lists to their bounds,
+    /// then gives up what helps least until the rest fits. Log lines go first,
+    /// the oldest before the newest, then drift, then the words about workloads;
+    /// what each workload is stays.
+    pub fn fit(&mut self) {
+        self.workloads.truncate(2 * SERVICES_COUNT_MAX);
+        cut(&mut self.detail, DETAIL_BYTES_MAX);
+        let mut lines = LOG_TAIL_LINES_MAX;
+        self.hold_to(lines, DRIFT_COUNT_MAX, DETAIL_BYTES_MAX);
+        while lines > 0 && !self.fits() {
+            lines /= 2;
+            self.hold_to(lines, DRIFT_COUNT_MAX, DETAIL_BYTES_MAX);
+        }
+        let mut bytes = DETAIL_BYTES_MAX;
+        while bytes > 0 && !self.fits() {
+            bytes /= 4;
+            self.hold_to(0, 0, bytes);
+        }
+    }
+
+    fn fits(&self) -> bool {
+        // What a state item adds around it: a time and two tags.
+        const AROUND: usize = 32;
+        message::encode(self).len() + AROUND <= ENTRY_BYTES_MAX
+    }
+
+    fn hold_to(&mut self, lines: usize, drift: usize, detail_bytes: usize) {
+        newest(&mut self.drift, drift);
+        self.drift
+            .iter_mut()
+            .for_each(|line| cut(line, LOG_TAIL_LINE_BYTES_MAX));
+        for workload in &mut self.workloads {
+            cut(&mut workload.detail, detail_bytes);
+            newest(&mut workload.log_tail, lines);
+            for line in &mut workload.log_tail {
+                cut(line, LOG_TAIL_LINE_BYTES_MAX);
+            }
+        }
+    }
+}
+
+fn newest(lines: &mut Vec<String>, most: usize) {
+    lines.drain(..lines.len().saturating_sub(most));
+}
+
+fn cut(text: &mut String, bytes: usize) {
+    text.truncate(text.floor_char_boundary(bytes));
 }
 
 /// How a change ended. Append-only: postcard numbers the variants.

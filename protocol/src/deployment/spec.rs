@@ -4,17 +4,15 @@
 //! is in the file and has no place here is refused by name at the controller, so
 //! nothing is ignored silently.
 //!
-//! Lists that are sets are sorted and without duplicates, times are milliseconds,
-//! sizes are bytes. [`Spec::check`] is what both sides of the wire hold to.
+//! Lists that are sets are sorted and without duplicates ([`Spec::normalise`]),
+//! times are milliseconds, sizes are bytes. [`Spec::check`] is what both sides of
+//! the wire hold to.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::{
-    FILES_COUNT_MAX, LIST_COUNT_MAX, NAME_BYTES_MAX, RESOURCES_COUNT_MAX, SERVICES_COUNT_MAX,
-    SPEC_BYTES_MAX, TEXT_BYTES_MAX,
-};
+use super::limit::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::ErrorCode;
 use crate::message;
 
@@ -355,7 +353,7 @@ impl SpecError {
         ErrorCode::DeploymentInvalid
     }
 
-    fn new(subject: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(super) fn new(subject: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
             problem: problem.into(),
@@ -381,43 +379,26 @@ impl Spec {
         message::encode(self)
     }
 
-    /// Checks names, sizes, references between parts, and that what services
-    /// depend on has no circle.
-    ///
-    /// # Errors
-    /// The first thing that is wrong, with where it is.
-    pub fn check(&self) -> Result<(), SpecError> {
-        bounded("services", self.services.len(), SERVICES_COUNT_MAX)?;
-        bounded("networks", self.networks.len(), RESOURCES_COUNT_MAX)?;
-        bounded("volumes", self.volumes.len(), RESOURCES_COUNT_MAX)?;
-        bounded("files", self.files.len(), FILES_COUNT_MAX)?;
-        if self.services.is_empty() {
-            return Err(SpecError::new("services", "are none; give at least one"));
+    /// Sorts the lists that are sets and takes their duplicates out: ports,
+    /// capabilities, security options, further groups and devices. The order of
+    /// name servers means something and stays.
+    pub fn normalise(&mut self) {
+        fn set<T: Ord>(list: &mut Vec<T>) {
+            list.sort();
+            list.dedup();
         }
-        let parts: [(&str, Vec<&String>); 3] = [
-            ("networks", self.networks.keys().collect()),
-            ("volumes", self.volumes.keys().collect()),
-            ("services", self.services.keys().collect()),
-        ];
-        for (kind, names) in parts {
-            for name in names {
-                if !is_name(name) {
-                    return Err(not_a_name(kind, name));
-                }
+        for service in self.services.values_mut() {
+            set(&mut service.ports);
+            set(&mut service.devices);
+            for list in [
+                &mut service.group_add,
+                &mut service.cap_add,
+                &mut service.cap_drop,
+                &mut service.security_opt,
+            ] {
+                set(list);
             }
         }
-        for (name, service) in &self.services {
-            self.check_service(&format!("services.{name}"), service)?;
-        }
-        self.starting_order()?;
-        let bytes = self.encode().len();
-        if bytes > SPEC_BYTES_MAX {
-            return Err(SpecError::new(
-                "the project",
-                format!("has {bytes} bytes in normal form; at most {SPEC_BYTES_MAX}"),
-            ));
-        }
-        Ok(())
     }
 
     /// The services in an order in which each comes after those that it depends
@@ -465,121 +446,6 @@ impl Spec {
         }
         Ok(order)
     }
-
-    fn check_service(&self, at: &str, service: &Service) -> Result<(), SpecError> {
-        if service.image.reference.is_empty() {
-            return Err(SpecError::new(format!("{at}.image"), "is empty"));
-        }
-        let counts = [
-            ("environment", service.environment.len()),
-            ("ports", service.ports.len()),
-            ("volumes", service.mounts.len()),
-            ("labels", service.labels.len()),
-            ("cap_add", service.cap_add.len()),
-            ("cap_drop", service.cap_drop.len()),
-            ("security_opt", service.security_opt.len()),
-            ("ulimits", service.ulimits.len()),
-            ("extra_hosts", service.extra_hosts.len()),
-            ("command", service.command.as_ref().map_or(0, Vec::len)),
-            (
-                "entrypoint",
-                service.entrypoint.as_ref().map_or(0, Vec::len),
-            ),
-        ];
-        for (field, count) in counts {
-            bounded(&format!("{at}.{field}"), count, LIST_COUNT_MAX)?;
-        }
-        let long = service
-            .environment
-            .iter()
-            .chain(&service.labels)
-            .flat_map(|(key, value)| [key, value])
-            .chain(service.command.iter().flatten())
-            .chain(service.entrypoint.iter().flatten())
-            .find(|text| text.len() > TEXT_BYTES_MAX || text.contains('\0'));
-        if let Some(text) = long {
-            return Err(SpecError::new(
-                at,
-                format!(
-                    "has a text of {} bytes or with a NUL; at most {TEXT_BYTES_MAX} bytes",
-                    text.len()
-                ),
-            ));
-        }
-        self.check_references(at, service)
-    }
-
-    fn check_references(&self, at: &str, service: &Service) -> Result<(), SpecError> {
-        for (target, mount) in &service.mounts {
-            let place = format!("{at}.volumes");
-            if !is_plain_absolute(target) {
-                return Err(SpecError::new(
-                    place,
-                    format!("target {target:?} is not an absolute path without `..`"),
-                ));
-            }
-            match &mount.source {
-                MountSource::Volume(name) if !self.volumes.contains_key(name) => {
-                    return Err(SpecError::new(
-                        place,
-                        format!("name {name:?}, which is no volume"),
-                    ));
-                }
-                MountSource::Bind(path) if !is_plain_absolute(path) => {
-                    return Err(SpecError::new(
-                        place,
-                        format!("source {path:?} is not an absolute path without `..`"),
-                    ));
-                }
-                MountSource::Bind(_)
-                | MountSource::Volume(_)
-                | MountSource::Anonymous
-                | MountSource::Tmpfs { .. } => {}
-            }
-        }
-        if let NetworkMode::Networks(networks) = &service.network
-            && let Some(name) = networks
-                .keys()
-                .find(|name| !self.networks.contains_key(*name))
-        {
-            return Err(SpecError::new(
-                format!("{at}.networks"),
-                format!("name {name:?}, which is no network"),
-            ));
-        }
-        for (target, mount) in &service.files {
-            if !self.files.contains_key(&mount.file) || !is_plain_absolute(target) {
-                return Err(SpecError::new(
-                    format!("{at}.files"),
-                    format!(
-                        "mount {:?} at {target:?}: no such file, or no absolute path",
-                        mount.file
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn bounded(subject: &str, count: usize, most: usize) -> Result<(), SpecError> {
-    if count > most {
-        return Err(SpecError::new(
-            subject,
-            format!("are {count}; at most {most}"),
-        ));
-    }
-    Ok(())
-}
-
-fn not_a_name(kind: &str, name: &str) -> SpecError {
-    let shown: String = name.chars().take(2 * NAME_BYTES_MAX).collect();
-    SpecError::new(
-        kind,
-        format!(
-            "have {shown:?}: a name is 1 to {NAME_BYTES_MAX} of a-z 0-9 - _ that starts and ends with a letter or digit"
-        ),
-    )
 }
 
 /// Whether a path is absolute and has no part that climbs.
@@ -589,88 +455,4 @@ pub fn is_plain_absolute(path: &str) -> bool {
         && path.len() <= TEXT_BYTES_MAX
         && !path.contains('\0')
         && path.split('/').all(|part| part != "..")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(needs: &[&str]) -> Service {
-        Service {
-            image: Image {
-                reference: "docker.io/library/busybox:latest".to_owned(),
-                ..Image::default()
-            },
-            depends_on: needs
-                .iter()
-                .map(|name| ((*name).to_owned(), Condition::Started))
-                .collect(),
-            ..Service::default()
-        }
-    }
-
-    fn spec(services: &[(&str, &[&str])]) -> Spec {
-        Spec {
-            services: services
-                .iter()
-                .map(|(name, needs)| ((*name).to_owned(), service(needs)))
-                .collect(),
-            ..Spec::default()
-        }
-    }
-
-    #[test]
-    fn services_start_after_what_they_depend_on() {
-        let spec = spec(&[("a", &["c"]), ("b", &["a"]), ("c", &[])]);
-        assert_eq!(spec.starting_order().unwrap(), ["c", "a", "b"]);
-        spec.check().unwrap();
-    }
-
-    #[test]
-    fn a_circle_and_an_unknown_name_are_refused_by_name() {
-        let circle = spec(&[("a", &["b"]), ("b", &["a"]), ("c", &[])]);
-        assert!(circle.check().unwrap_err().to_string().contains("a, b"));
-        let unknown = spec(&[("a", &["db"])]);
-        assert!(unknown.check().unwrap_err().to_string().contains("\"db\""));
-    }
-
-    #[test]
-    fn references_and_paths_are_checked() {
-        let mut bad = spec(&[("a", &[])]);
-        let mount = |source| Mount {
-            source,
-            read_only: false,
-        };
-        let a = |spec: &mut Spec, target: &str, source| {
-            let service = spec.services.get_mut("a").unwrap();
-            service.mounts = BTreeMap::from([(target.to_owned(), mount(source))]);
-        };
-        a(&mut bad, "/data", MountSource::Volume("nope".to_owned()));
-        assert!(bad.check().unwrap_err().to_string().contains("nope"));
-        a(
-            &mut bad,
-            "/data",
-            MountSource::Bind("/srv/../etc".to_owned()),
-        );
-        assert!(bad.check().unwrap_err().to_string().contains("/srv/../etc"));
-        a(&mut bad, "data", MountSource::Anonymous);
-        assert!(bad.check().unwrap_err().to_string().contains("target"));
-        a(&mut bad, "/data", MountSource::Bind("/srv".to_owned()));
-        bad.check().unwrap();
-    }
-
-    #[test]
-    fn names_are_checked() {
-        for (name, good) in [
-            ("web", true),
-            ("web-1_a", true),
-            ("", false),
-            ("-web", false),
-            ("Web", false),
-            ("a b", false),
-        ] {
-            assert_eq!(is_name(name), good, "{name}");
-        }
-        assert!(!is_name(&"a".repeat(NAME_BYTES_MAX + 1)));
-    }
 }

@@ -1,8 +1,24 @@
 //! Conditions over series that nodes watch at sampling rate.
+//!
+//! - [`expression`]: the grammar, `fs.used > 90% for 5m`, and what may be compared
+//!   with what.
+//! - [`watch`]: the machine that is fed samples and says when a condition begins
+//!   and ceases to hold.
+//!
+//! The controller reads an expression when a rule is made, so that what a node
+//! cannot evaluate is refused while someone is there to correct it; nodes read it
+//! again. Severity and routing are the controller's and stay there: it finds them
+//! by the rule's name.
+
+pub mod expression;
+mod parse;
+mod reading;
+pub mod watch;
 
 use serde::{Deserialize, Serialize};
 
 use crate::selector::Selector;
+use crate::time::UnixMillis;
 
 /// A condition that nodes watch, as it is in the policy.
 ///
@@ -32,10 +48,13 @@ pub struct Crossing {
     /// The value that decided, as text with its unit.
     pub value: String,
     /// When, in controller time as the node knows it.
-    pub at: crate::time::UnixMillis,
+    pub at: UnixMillis,
 }
 
 impl Crossing {
     /// The version of a crossing's body in a stream entry.
     pub const VERSION: u16 = 1;
 }
+
+#[cfg(test)]
+mod tests;

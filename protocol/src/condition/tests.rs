@@ -1,0 +1,4 @@
+//! The grammar, and what conditions make of samples.
+
+mod grammar;
+mod watching;
