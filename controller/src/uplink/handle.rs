@@ -498,10 +498,7 @@ impl Uplink {
         number: u16,
     ) -> Result<Option<(UnixMillis, DeploymentState)>, UplinkError> {
         let key = StateKey(DeploymentState::KEY_FIRST.saturating_add(number));
-        let stored = self
-            .intake
-            .state(node, key)
-            .map_err(UplinkError::Intake)?;
+        let stored = self.intake.state(node, key).map_err(UplinkError::Intake)?;
         Ok(stored.and_then(|stored| match stored.item.value {
             StateValue::Deployment(state) => Some((stored.received_at, *state)),
             StateValue::Facts(_) | StateValue::Budgets(_) | StateValue::Health(_) => None,

@@ -5,8 +5,8 @@
 //! change them, and recorded that it was done. Digests of secrets are keyed, so
 //! nothing can be guessed from them.
 
-use protocol::deployment::spec::{FileKind, is_name};
 use protocol::ErrorCode;
+use protocol::deployment::spec::{FileKind, is_name};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::digest::Digest;

@@ -11,7 +11,6 @@ use protocol::session::Announce;
 use protocol::time::UnixMillis;
 
 use super::{Answer, Desk, DeskEvent, Output};
-use crate::domain::access::caller::Caller;
 use crate::domain::audit::merkle;
 use crate::domain::audit::record::Record;
 use crate::domain::command::Counts;
@@ -196,7 +195,13 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
-            | Event::DenialsCounted(_) => {}
+            | Event::DenialsCounted(_)
+            | Event::BreakerDefined(_)
+            | Event::BreakerRemoved(_)
+            | Event::BreakerMoved(_)
+            | Event::BreakerOverridden(_)
+            | Event::OverrideEnded(_)
+            | Event::PolicyPublished(_) => {}
         }
     }
 
@@ -228,16 +233,7 @@ impl<S: FrameSink> Desk<S> {
     }
 
     fn command_row(&self, record: &Record, event: &CommandIssued) -> StoredCommand {
-        let issued_by = match record.by {
-            Caller::Principal { id, .. } => self
-                .fleet
-                .access()
-                .principal(id)
-                .map_or_else(|| id.to_string(), |principal| principal.name.clone()),
-            Caller::Host => "host".to_owned(),
-            Caller::Node(node) => node.to_string(),
-            Caller::System | Caller::Anonymous => "controller".to_owned(),
-        };
+        let issued_by = self.fleet.access().name_of(&record.by);
         StoredCommand {
             seq: record.seq,
             command: Command {
