@@ -33,6 +33,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod deploy;
 pub mod doctor;
 pub mod domain;
 pub mod enrol;

@@ -1,14 +1,17 @@
 //! The controller of a Flotilla fleet, and the operator's command line.
 
 pub mod api;
+pub mod archive;
 pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod durable;
 pub mod effect;
 pub mod engine;
 pub mod exit;
+pub mod fetch;
 pub mod host;
 pub mod journal;
 pub mod operation;
@@ -23,3 +26,4 @@ pub mod supervisor;
 pub mod support;
 pub mod telemetry;
 pub mod uplink;
+pub mod vault;

@@ -20,6 +20,7 @@ pub mod deployment;
 pub mod down;
 pub mod envelope;
 pub mod error_code;
+pub mod fetch;
 pub mod id;
 pub mod join;
 pub mod key;

@@ -32,6 +32,10 @@ impl Kind {
     pub const RENEW: Self = Self(11);
     /// [`crate::policy::SignedPolicy`], on `all`
     pub const POLICY: Self = Self(12);
+    /// [`crate::fetch::FetchFile`], sent by HTTPS
+    pub const FETCH_FILE: Self = Self(13);
+    /// [`crate::fetch::FetchArchive`], sent by HTTPS
+    pub const FETCH_ARCHIVE: Self = Self(14);
 }
 
 /// A payload of one kind, encoded with postcard.

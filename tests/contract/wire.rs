@@ -26,6 +26,7 @@ use protocol::deployment::spec::{
 };
 use protocol::down::{Down, DownBody};
 use protocol::envelope::{self, Seal};
+use protocol::fetch::{FetchArchive, FetchFile};
 use protocol::id::{CommandId, DeploymentId, FleetId, NodeId, RolloutId, StoreId};
 use protocol::join::Renew;
 use protocol::key::SigningKey;
@@ -209,6 +210,25 @@ fn messages_of_a_session_keep_their_bytes() {
         &Renew {
             csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned(),
             trust_version: 1,
+        },
+    );
+}
+
+#[test]
+fn requests_for_bytes_keep_their_bytes() {
+    check(
+        "fetch_file",
+        &FetchFile {
+            digest: "0a".repeat(32),
+            now: NOW,
+        },
+    );
+    check(
+        "fetch_archive",
+        &FetchArchive {
+            digest: "0b".repeat(32),
+            offset: 65_536,
+            now: NOW,
         },
     );
 }

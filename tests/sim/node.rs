@@ -291,7 +291,8 @@ impl Host {
                     self.reconnect_at = now + 200;
                 }
                 Action::Problem { code, detail } => self.problems.push(format!("{code}: {detail}")),
-                Action::Live(_)
+                Action::Deployments(_)
+                | Action::Live(_)
                 | Action::Named { .. }
                 | Action::Trust(..)
                 | Action::FetchTrust

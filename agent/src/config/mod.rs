@@ -8,6 +8,7 @@
 //! reads is an error. All problems are reported at once, each with its path.
 
 mod command;
+mod deploy;
 mod raw;
 mod sampling;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// Which commands are obeyed, and within which bounds.
     pub command: Settings,
+    /// What is allowed of deployments.
+    pub deploy: crate::deploy::Settings,
     /// The Docker engine.
     pub docker: Docker,
     /// What is logged, and where to.
@@ -72,6 +75,12 @@ impl Dirs {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.state.join("agent.redb")
+    }
+
+    /// Configs, secrets and unfinished archives of deployments.
+    #[must_use]
+    pub fn deploy(&self) -> PathBuf {
+        self.state.join("deploy")
     }
 
     /// Samples and frames that the controller has not acknowledged.
@@ -392,6 +401,7 @@ fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config 
         own_log: log.file.clone(),
         ..command::check(section, &runtime)
     });
+    let deploy = raw.section("deploy", |section| deploy::check(section, &docker.socket));
     Config {
         dirs: Dirs {
             state,
@@ -403,6 +413,7 @@ fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config 
         store: raw.section("store", store),
         sampling: raw.section("sampling", sampling::check),
         command,
+        deploy,
         docker,
         log,
     }

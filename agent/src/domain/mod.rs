@@ -5,6 +5,7 @@
 //! arguments, so that the same code runs on a node and in the simulation.
 
 pub mod backoff;
+pub mod deployment;
 pub mod ledger;
 pub mod outbox;
 pub mod session;

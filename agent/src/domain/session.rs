@@ -76,6 +76,8 @@ pub struct Held {
     pub incarnation: u64,
     /// The version of the trust set that is held.
     pub trust_version: u64,
+    /// The generation of desired state that is held.
+    pub generation: u64,
     /// The last controller time that was proven in an earlier run.
     pub proven: Option<UnixMillis>,
     /// What the outbox holds of each stream.
@@ -377,6 +379,11 @@ impl Session {
         self.held.trust_version = version;
     }
 
+    /// Notes the generation of desired state that is durable.
+    pub fn holds(&mut self, generation: u64) {
+        self.held.generation = generation;
+    }
+
     /// Notes how many entries wait in the outbox, for the heartbeats.
     pub fn waiting(&mut self, entries: usize) {
         self.waiting = u32::try_from(entries).unwrap_or(u32::MAX);
@@ -438,7 +445,7 @@ impl Session {
             agent_version: self.held.agent_version.clone(),
             now: now.wall,
             incarnation: self.held.incarnation,
-            generation: 0,
+            generation: self.held.generation,
             policy_epoch: 0,
             trust_version: self.held.trust_version,
             streams: Stream::ALL

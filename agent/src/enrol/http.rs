@@ -91,18 +91,35 @@ impl RequestError {
     }
 }
 
+/// A client for answers of any length: only silence ends one.
+pub(super) fn streaming(
+    tls: ClientConfig,
+    proxy: Option<&(Proxy, Option<Password>)>,
+) -> Result<Client, RequestError> {
+    let builder = Client::builder().read_timeout(ANSWER_WITHIN);
+    finished(builder, tls, proxy)
+}
+
 /// A client with these settings.
 pub(super) fn client(
     tls: ClientConfig,
     proxy: Option<&(Proxy, Option<Password>)>,
 ) -> Result<Client, RequestError> {
-    let builder = Client::builder()
+    let builder = Client::builder().timeout(ANSWER_WITHIN);
+    finished(builder, tls, proxy)
+}
+
+fn finished(
+    builder: reqwest::ClientBuilder,
+    tls: ClientConfig,
+    proxy: Option<&(Proxy, Option<Password>)>,
+) -> Result<Client, RequestError> {
+    let builder = builder
         .tls_backend_preconfigured(tls)
         .https_only(true)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
         .pool_max_idle_per_host(0);
     let builder = match proxy {
         None => builder,

@@ -10,11 +10,13 @@
 //! another name, synced, and renamed; single files in it are replaced the same
 //! way. All are for the agent's user alone (0600, the directory 0700).
 
+mod download;
 mod files;
 mod http;
 mod join;
 mod keep;
 
+pub use download::{Download, Downloads};
 pub use files::{IdentityError, Loaded, Summary, load, previous_identity};
 pub use http::RequestError;
 pub use join::{Existing, JoinError, JoinOptions, TokenText, join};

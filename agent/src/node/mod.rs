@@ -32,12 +32,13 @@ use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 use protocol::trust::{SignedTrust, TrustError, TrustSet};
 
+use crate::domain::deployment::record::Transition;
 use crate::domain::ledger;
 use crate::domain::session::{Held, Output, Session};
 use crate::domain::time::{Moment, Offset, Tick};
 use crate::store::disk::{Disk, DiskError};
 use crate::store::spool::Spool;
-use crate::store::{FrameEntry, Limits, Recovered, Store, StoreStats};
+use crate::store::{Deployments, FrameEntry, Limits, Recovered, Store, StoreStats};
 
 /// At least this long between two rejections, so that a peer that sends rubbish
 /// does not make the node send as much.
@@ -120,6 +121,8 @@ pub enum Input {
     },
     /// A command ended.
     Finished(Box<Receipt>),
+    /// Something was decided of a deployment.
+    Deployment(Box<Transition>),
     /// Live samples: an encoded frame.
     Live(Vec<u8>),
     /// A trust set that came by HTTPS.
@@ -142,6 +145,8 @@ pub enum Action {
     Start(Box<Command>),
     /// Stop a command.
     Cancel(CommandId),
+    /// The records of deployments changed. They are durable.
+    Deployments(Arc<Deployments>),
     /// Begin or end live samples.
     Live(Option<LiveOrder>),
     /// The node's name and labels.
@@ -212,6 +217,8 @@ pub struct NodeStatus {
     pub incarnation: u64,
     /// The trust set's version.
     pub trust_version: u64,
+    /// The generation of desired state that is held.
+    pub generation: u64,
     /// The store.
     pub store: StoreStats,
     /// Messages that were not taken.
@@ -278,6 +285,7 @@ impl Node {
             agent_version: setup.agent_version,
             incarnation: store.incarnation(),
             trust_version: identity.trust.version,
+            generation: store.generation(),
             proven: store.proven(),
             offers: store.outbox().offers(),
         };
@@ -332,6 +340,7 @@ impl Node {
                 }
             }
             Input::Finished(receipt) => self.store.close_command(&receipt),
+            Input::Deployment(transition) => self.store.keep_deployment(*transition),
             Input::Live(frame) => {
                 if let Some(nonce) = self.session.nonce() {
                     let samples = LiveSamples { nonce, frame };
@@ -360,6 +369,11 @@ impl Node {
         for command in settled.started {
             self.actions.push(Action::Start(Box::new(command)));
         }
+        if settled.deployments {
+            let records = Arc::clone(self.store.deployments());
+            self.actions.push(Action::Deployments(records));
+        }
+        self.session.holds(self.store.generation());
         if let Some(error) = settled.failed {
             self.problem(error.code(), &crate::chain(&error));
         }
@@ -388,6 +402,18 @@ impl Node {
         self.store.close()
     }
 
+    /// The records of deployments.
+    #[must_use]
+    pub fn deployments(&self) -> &Arc<Deployments> {
+        self.store.deployments()
+    }
+
+    /// Whether everything that was promised is durable.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.store.is_written()
+    }
+
     /// Controller time as far as it is known; the node's own before that.
     #[must_use]
     pub fn controller_now(&self, now: Moment) -> UnixMillis {
@@ -398,8 +424,14 @@ impl Node {
     /// has a connect counter of its own. None while none can be reserved.
     #[must_use]
     pub fn seal_renewal(&mut self, renew: &Renew, now: Moment) -> Option<Vec<u8>> {
+        self.seal_beside(renew, now)
+    }
+
+    /// Seals a request that goes by HTTPS, beside the session as a renewal does.
+    #[must_use]
+    pub fn seal_beside<M: Message>(&mut self, message: &M, now: Moment) -> Option<Vec<u8>> {
         let connect = self.store.connect()?;
-        Some(self.seal_as(connect << 32 | 1, renew, now))
+        Some(self.seal_as(connect << 32 | 1, message, now))
     }
 
     /// How the node is.
@@ -413,6 +445,7 @@ impl Node {
             controller_now: self.session.clock().now(now.tick),
             incarnation: self.session.incarnation(),
             trust_version: self.identity.trust.version,
+            generation: self.store.generation(),
             store: self.store.stats(),
             dropped: self.dropped,
             sent_bytes: self.sent_bytes,
@@ -517,7 +550,8 @@ impl Node {
             DownBody::Labels { name, labels } => self.actions.push(Action::Named { name, labels }),
             DownBody::Trust(signed) => self.adopt(&signed),
             DownBody::RenewNow => self.actions.push(Action::Renew),
-            DownBody::Desired(_) | DownBody::Policy(_) => self.dropped.rejected += 1,
+            DownBody::Desired(desired) => self.store.take_desired(*desired, controller),
+            DownBody::Policy(_) => self.dropped.rejected += 1,
         }
     }
 

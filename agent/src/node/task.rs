@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::command::{Command, ProgressStep, Receipt};
+use protocol::fetch::{FetchArchive, FetchFile};
 use protocol::id::CommandId;
 use protocol::join::Renew;
 use protocol::label::Labels;
@@ -28,9 +29,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{Action, Identity, Input, LinkState, LiveOrder, Node, NodeStatus, Setup};
 use crate::clock::Clock;
+use crate::domain::deployment::record::Transition;
 use crate::domain::time::Tick;
 use crate::store::disk::DiskError;
-use crate::store::{FrameEntry, StoreStats};
+use crate::store::{Deployments, FrameEntry, StoreStats};
 
 /// Inputs that wait for the core: a second of everything that an agent does at its
 /// busiest. When full, the sender waits; live samples and progress are dropped.
@@ -91,6 +93,8 @@ pub struct Ends {
     pub wire: mpsc::Receiver<Outgoing>,
     /// Orders for the executor.
     pub orders: mpsc::Receiver<Order>,
+    /// What is kept of each deployment; durable.
+    pub deployments: watch::Receiver<Arc<Deployments>>,
     /// Live samples that are wanted.
     pub live: watch::Receiver<Option<LiveOrder>>,
     /// The node's name and labels.
@@ -146,10 +150,26 @@ impl StartError {
 #[error("the node's core has stopped")]
 pub struct CoreGone;
 
+/// A request that goes by HTTPS, beside the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The content of a config or secret, by its digest.
+    File(String),
+    /// An image archive.
+    Archive {
+        /// Its SHA-256.
+        digest: String,
+        /// From this byte on.
+        offset: u64,
+    },
+}
+
 enum Request {
     Input(Input),
     Status(oneshot::Sender<NodeStatus>),
     Seal(Box<Renew>, oneshot::Sender<Option<Vec<u8>>>),
+    SealBeside(Beside, oneshot::Sender<Option<Vec<u8>>>),
+    Keep(Box<Transition>, oneshot::Sender<()>),
     Close(oneshot::Sender<Result<(), DiskError>>),
 }
 
@@ -224,6 +244,27 @@ impl StoreHandle {
         self.send(Input::Finished(Box::new(receipt))).await
     }
 
+    /// Seals a request for a content; none while no counter can be reserved.
+    ///
+    /// # Errors
+    /// When the core has stopped.
+    pub async fn seal(&self, beside: Beside) -> Result<Option<Vec<u8>>, CoreGone> {
+        let (answer, sealed) = oneshot::channel();
+        self.ask(Request::SealBeside(beside, answer), sealed).await
+    }
+
+    /// Keeps what was decided of a deployment, and waits until it is durable; as
+    /// long as the disk fails, that is. The watched records have it then, or what
+    /// a newer order made of it.
+    ///
+    /// # Errors
+    /// When the core has stopped.
+    pub async fn keep_deployment(&self, transition: Transition) -> Result<(), CoreGone> {
+        let (answer, kept) = oneshot::channel();
+        self.ask(Request::Keep(Box::new(transition), answer), kept)
+            .await
+    }
+
     /// The connection to the broker was made, or is gone, or brought a message.
     ///
     /// # Errors
@@ -283,6 +324,7 @@ struct Outs {
     wire: mpsc::Sender<Outgoing>,
     orders: mpsc::Sender<Order>,
     owed: VecDeque<Order>,
+    deployments: watch::Sender<Arc<Deployments>>,
     live: watch::Sender<Option<LiveOrder>>,
     named: watch::Sender<Named>,
     trusted: watch::Sender<Option<Arc<Trusted>>>,
@@ -301,6 +343,9 @@ impl Outs {
                 }
                 Action::Start(command) => self.owed.push_back(Order::Start(command)),
                 Action::Cancel(command) => self.owed.push_back(Order::Cancel(command)),
+                Action::Deployments(records) => {
+                    self.deployments.send_replace(records);
+                }
                 Action::Live(order) => {
                     self.live.send_replace(order);
                 }
@@ -341,6 +386,7 @@ pub fn start(
     let (requests, inbox) = mpsc::channel(INPUTS_MAX);
     let (wire, wire_end) = mpsc::channel(WIRE_MAX);
     let (orders, orders_end) = mpsc::channel(ORDERS_MAX);
+    let (deployments, deployments_end) = watch::channel(Arc::default());
     let (live, live_end) = watch::channel(None);
     let (named, named_end) = watch::channel(Named::default());
     let (trusted, trusted_end) = watch::channel(None);
@@ -350,6 +396,7 @@ pub fn start(
         wire,
         orders,
         owed: VecDeque::new(),
+        deployments,
         live,
         named,
         trusted,
@@ -389,6 +436,7 @@ pub fn start(
     let ends = Ends {
         wire: wire_end,
         orders: orders_end,
+        deployments: deployments_end,
         live: live_end,
         named: named_end,
         trusted: trusted_end,
@@ -401,6 +449,9 @@ pub fn start(
 
 async fn run(mut node: Node, mut inbox: mpsc::Receiver<Request>, mut outs: Outs, clock: Clock) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut unkept: Vec<oneshot::Sender<()>> = Vec::new();
+    outs.deployments
+        .send_replace(Arc::clone(node.deployments()));
     loop {
         let sleep = sleep_for(node.wakes_at(), clock.tick());
         tokio::select! {
@@ -428,11 +479,42 @@ async fn run(mut node: Node, mut inbox: mpsc::Receiver<Request>, mut outs: Outs,
                 Request::Seal(renew, answer) => {
                     drop(answer.send(node.seal_renewal(&renew, now)));
                 }
+                Request::SealBeside(beside, answer) => {
+                    let sent_at = node.controller_now(now);
+                    let sealed = match beside {
+                        Beside::File(digest) => {
+                            let asked = FetchFile {
+                                digest,
+                                now: sent_at,
+                            };
+                            node.seal_beside(&asked, now)
+                        }
+                        Beside::Archive { digest, offset } => {
+                            let asked = FetchArchive {
+                                digest,
+                                offset,
+                                now: sent_at,
+                            };
+                            node.seal_beside(&asked, now)
+                        }
+                    };
+                    drop(answer.send(sealed));
+                }
+                Request::Keep(transition, answer) => {
+                    node.input(Input::Deployment(transition), now);
+                    unkept.push(answer);
+                }
                 Request::Close(answer) => closing = Some(answer),
             }
         }
         node.input(Input::Tick, now);
         outs.carry_out(node.settle(now));
+        if node.is_written() {
+            for answer in unkept.drain(..) {
+                // Who asked may have gone.
+                let _sent = answer.send(());
+            }
+        }
         let status = node.status(now);
         clock.learn(status.offset, status.controller_now);
         outs.status.send_replace(Arc::new(status));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::deployment::observed::DeploymentState;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub struct AgentStatus {
     pub shed_samples: u64,
     /// The last commands, newest first.
     pub commands: Vec<CommandStatus>,
+    /// The deployments.
+    pub deployments: Vec<DeploymentState>,
     /// What the agent uses.
     pub budgets: BudgetStatus,
     /// The node's certificate; none before it joined.

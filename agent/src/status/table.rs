@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use protocol::deployment::observed::DeploymentState;
 use protocol::time::UnixMillis;
 
 use super::report::{AgentStatus, LinkState};
@@ -32,6 +33,13 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     for (at, problem) in status.problems.iter().enumerate() {
         let label = if at == 0 { "problems" } else { "" };
         line(label, &format!("{}: {}", problem.code, problem.detail));
+    }
+    let mut label = "deployments";
+    for state in &status.deployments {
+        for text in deployment_lines(state, now) {
+            line(label, &text);
+            label = "";
+        }
     }
     if status.commands.is_empty() {
         line("commands", "none yet");
@@ -169,6 +177,40 @@ fn trust(status: &AgentStatus) -> String {
         "set {}, policy epoch {}, generation {}, controller incarnation {}",
         trust.trust_version, trust.policy_epoch, trust.generation, trust.incarnation
     )
+}
+
+fn deployment_lines(state: &DeploymentState, now: UnixMillis) -> Vec<String> {
+    let revision = |revision: Option<u32>| revision.map_or("-".to_owned(), |r| r.to_string());
+    let mut head = format!(
+        "{}  {} for {}, wanted {}, committed {}",
+        state.deployment,
+        state.phase.name(),
+        span(now.since(state.since).as_millis()),
+        revision(state.wanted),
+        revision(state.current),
+    );
+    for further in [state.code.as_deref().unwrap_or_default(), &state.detail] {
+        if !further.is_empty() {
+            head.push_str(&format!("  {further}"));
+        }
+    }
+    let workloads = state.workloads.iter().map(|workload| {
+        let mut text = format!(
+            "  {:<14}  {:<10}  revision {}",
+            workload.service,
+            workload.state.name(),
+            workload.revision
+        );
+        if workload.restarts > 0 {
+            text.push_str(&format!("  {} restarts", workload.restarts));
+        }
+        if !workload.detail.is_empty() {
+            text.push_str(&format!("  {}", workload.detail));
+        }
+        text
+    });
+    let drift = state.drift.iter().map(|what| format!("  put back: {what}"));
+    std::iter::once(head).chain(workloads).chain(drift).collect()
 }
 
 fn command_line(command: &super::report::CommandStatus, now: UnixMillis) -> String {

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::ErrorCode;
-use protocol::id::{CommandId, StoreId};
+use protocol::id::{CommandId, DeploymentId, StoreId};
 use protocol::stream::{EntryKind, Stream};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::deployment::record::Record;
 use crate::domain::ledger;
 use crate::domain::outbox::Item;
 
@@ -85,6 +86,12 @@ pub enum Change {
     Take(CommandId, ledger::Entry),
     /// Take a ledger entry away.
     Forget(CommandId),
+    /// Write the record of a deployment.
+    Deployment(Arc<Record>),
+    /// Take the record of a deployment away.
+    ForgetDeployment(DeploymentId),
+    /// Write the highest generation that was taken.
+    Generation(u64),
 }
 
 /// All that a disk holds, without the bodies.
@@ -96,6 +103,10 @@ pub struct Image {
     pub items: [BTreeMap<u64, Item>; 4],
     /// The ledger.
     pub ledger: BTreeMap<CommandId, ledger::Entry>,
+    /// The records of deployments.
+    pub deployments: BTreeMap<DeploymentId, Arc<Record>>,
+    /// The highest generation that was taken; 0 before the first.
+    pub generation: u64,
 }
 
 /// Why a disk does not do what it is asked to.
@@ -194,6 +205,8 @@ struct Contents {
     meta: Option<Meta>,
     entries: BTreeMap<(Stream, u64), Stored>,
     ledger: BTreeMap<CommandId, ledger::Entry>,
+    deployments: BTreeMap<DeploymentId, Arc<Record>>,
+    generation: u64,
     full: bool,
 }
 
@@ -221,6 +234,8 @@ impl Disk for MemoryDisk {
         let mut image = Image {
             meta: contents.meta,
             ledger: contents.ledger.clone(),
+            deployments: contents.deployments.clone(),
+            generation: contents.generation,
             ..Image::default()
         };
         for ((stream, seq), stored) in &contents.entries {
@@ -252,6 +267,15 @@ impl Disk for MemoryDisk {
                 Change::Forget(command) => {
                     contents.ledger.remove(command);
                 }
+                Change::Deployment(record) => {
+                    contents
+                        .deployments
+                        .insert(record.desired.deployment, Arc::clone(record));
+                }
+                Change::ForgetDeployment(deployment) => {
+                    contents.deployments.remove(deployment);
+                }
+                Change::Generation(generation) => contents.generation = *generation,
             }
         }
         Ok(())

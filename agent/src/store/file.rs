@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use protocol::id::CommandId;
+use protocol::id::{CommandId, DeploymentId};
 use protocol::message;
 use protocol::stream::Stream;
 use redb::backends::FileBackend;
@@ -26,8 +26,12 @@ use redb::{
 };
 
 use super::disk::{Change, Disk, DiskError, Image, Meta, Stored};
+use crate::domain::deployment::record::Record;
 
-/// The layout of the tables. Raised when it changes; an older agent refuses it.
+/// The layout of the tables. Raised when one of them changes; an older agent
+/// refuses it. A table or a key that is added does not raise it: it is empty in an
+/// older file, and an older agent, which an update may have to go back to, leaves
+/// it alone.
 pub const SCHEMA: u32 = 1;
 
 /// redb's own default is a gigabyte; the whole working set is a few pages.
@@ -36,9 +40,11 @@ const CACHE_BYTES: usize = 1024 * 1024;
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ENTRIES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("entries");
 const LEDGER: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new("ledger");
+const DEPLOYMENTS: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new("deployments");
 
 const KEY_SCHEMA: &str = "schema";
 const KEY_META: &str = "meta";
+const KEY_GENERATION: &str = "generation";
 
 /// Makes the storage under redb, each time that it is opened.
 pub type OpenBackend = Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send>;
@@ -196,6 +202,12 @@ impl RedbDisk {
         let bytes = value(KEY_META)?.ok_or_else(|| self.corrupt("it has no store id"))?;
         let meta: Meta = message::decode_exactly(&bytes).map_err(|reason| self.corrupt(&reason))?;
         image.meta = Some(meta);
+        if let Some(bytes) = value(KEY_GENERATION)? {
+            let bytes = bytes
+                .try_into()
+                .map_err(|_| self.corrupt("its generation is no number"))?;
+            image.generation = u64::from_le_bytes(bytes);
+        }
         let entries = read
             .open_table(ENTRIES)
             .map_err(|error| failed(error.into()))?;
@@ -218,6 +230,18 @@ impl RedbDisk {
             image
                 .ledger
                 .insert(CommandId::from_bytes(*key.value()), entry);
+        }
+        let deployments = match read.open_table(DEPLOYMENTS) {
+            Ok(table) => table,
+            // A file from before there were any.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(image),
+            Err(error) => return Err(failed(error.into())),
+        };
+        for row in deployments.iter().map_err(|error| failed(error.into()))? {
+            let (key, value) = row.map_err(|error| failed(error.into()))?;
+            let record = Record::decode(value.value()).map_err(|reason| self.corrupt(&reason))?;
+            let deployment = DeploymentId::from_bytes(*key.value());
+            image.deployments.insert(deployment, Arc::new(record));
         }
         Ok(image)
     }
@@ -242,6 +266,7 @@ impl RedbDisk {
             let mut meta = write.open_table(META)?;
             let mut entries = write.open_table(ENTRIES)?;
             let mut ledger = write.open_table(LEDGER)?;
+            let mut deployments = write.open_table(DEPLOYMENTS)?;
             for change in changes {
                 match change {
                     Change::Meta(values) => {
@@ -259,6 +284,16 @@ impl RedbDisk {
                     }
                     Change::Forget(command) => {
                         ledger.remove(command.as_bytes())?;
+                    }
+                    Change::Deployment(record) => {
+                        let key = record.desired.deployment;
+                        deployments.insert(key.as_bytes(), record.encode().as_slice())?;
+                    }
+                    Change::ForgetDeployment(deployment) => {
+                        deployments.remove(deployment.as_bytes())?;
+                    }
+                    Change::Generation(generation) => {
+                        meta.insert(KEY_GENERATION, generation.to_le_bytes().as_slice())?;
                     }
                 }
             }

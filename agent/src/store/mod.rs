@@ -19,6 +19,7 @@
 //! memory as far as that reaches and then give way by tiers, and what was promised
 //! is kept and written as soon as the disk works again.
 
+mod deployments;
 pub mod disk;
 mod file;
 mod settle;
@@ -26,6 +27,7 @@ mod shed;
 pub mod spool;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
@@ -37,6 +39,7 @@ use protocol::stream::{Entry, EntryKind, Stream};
 use protocol::telemetry::Tier;
 use protocol::time::UnixMillis;
 
+pub use deployments::Deployments;
 pub use file::{OpenBackend, RedbDisk, SCHEMA};
 
 use crate::domain::ledger::{self, Ledger, Room, Verdict};
@@ -135,6 +138,8 @@ pub struct Settled {
     pub failed: Option<DiskError>,
     /// The disk works again.
     pub healed: bool,
+    /// Records of deployments changed, and are durable.
+    pub deployments: bool,
 }
 
 /// Numbers about the store.
@@ -175,6 +180,12 @@ pub struct Store {
     limits: Limits,
     meta: Meta,
     ledger: Ledger,
+    deployments: Arc<Deployments>,
+    /// Whether they changed since the last commit.
+    deployments_moved: bool,
+    /// The highest generation that was taken, and the highest that is durable.
+    generation: u64,
+    generation_kept: u64,
     outbox: Outbox,
     /// Bodies of states, of frames, and of refusals that no disk would take.
     memory: BTreeMap<(Stream, u64), Stored>,
@@ -239,6 +250,10 @@ impl Store {
             flash_before: meta.flash_bytes,
             meta,
             ledger: Ledger::restored(image.ledger),
+            deployments: Arc::new(image.deployments),
+            deployments_moved: false,
+            generation: image.generation,
+            generation_kept: image.generation,
             outbox: Outbox::restored(lines),
             memory: BTreeMap::new(),
             arrived: BTreeMap::new(),

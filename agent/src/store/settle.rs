@@ -57,6 +57,7 @@ impl Store {
             match self.write() {
                 Ok(()) => {
                     settled.wrote = true;
+                    settled.deployments = std::mem::take(&mut self.deployments_moved);
                     settled.healed = self.failing.take().is_some();
                     for (command, entry) in std::mem::take(&mut self.opening) {
                         self.ledger.insert(command.id, entry);
@@ -169,6 +170,7 @@ impl Store {
         self.lazy_since = None;
         self.staged.clear();
         self.connects_granted = self.meta.connects;
+        self.generation_kept = self.generation;
         for stream in Stream::ALL {
             let granted = self.meta.granted[stream.index()];
             self.outbox.line_mut(stream).grant(granted);

@@ -20,6 +20,8 @@ use super::{SHUTDOWN_MAX, Stage, Supervisor, bridge, reload, report, watchdog};
 use crate::clock::Clock;
 use crate::command;
 use crate::config::{Broker, Config, Source};
+use crate::deploy;
+use crate::deploy::files::Files;
 use crate::enrol::{self, IdentityError, Loaded, Summary};
 use crate::exit::Exit;
 use crate::node::Setup;
@@ -304,6 +306,8 @@ impl Parts {
         let mut supervisor = Supervisor::new(SHUTDOWN_MAX);
         let (config, config_rx) = watch::channel(Arc::new(self.config.clone()));
         let (settings, settings_rx) = watch::channel(self.config.command.clone());
+        let (deploy, deploy_rx) = watch::channel(Arc::new(self.config.deploy.clone()));
+        let (states, states_rx) = watch::channel(Arc::default());
         let (target, target_rx) = watch::channel(Arc::new(self.target.clone()));
         let (tls, tls_rx) = watch::channel(Arc::clone(&self.tls));
         let (expires, expires_rx) = watch::channel(self.summary.certificate_not_after);
@@ -312,6 +316,23 @@ impl Parts {
         let asked = self.signals(&mut supervisor)?;
 
         self.start_commands(&mut supervisor, settings_rx, reload_tx, ends.orders);
+        let downloads = enrol::Downloads {
+            controllers: if self.config.uplink.controllers.is_empty() {
+                self.loaded.controllers.clone()
+            } else {
+                self.config.uplink.controllers.clone()
+            },
+            tls: tls_rx.clone(),
+            target: target_rx.clone(),
+            core: self.core.clone(),
+        };
+        self.start_deployments(
+            &mut supervisor,
+            deploy_rx,
+            ends.deployments,
+            states,
+            downloads,
+        )?;
         supervisor.start(
             "sampling",
             Stage::Work,
@@ -335,6 +356,7 @@ impl Parts {
                 source: self.source.clone(),
                 config,
                 settings,
+                deploy,
                 target: target.clone(),
                 brokers: self.brokers.clone(),
                 requests: reload_rx,
@@ -347,6 +369,7 @@ impl Parts {
             uplink_rx,
             ends.named,
             expires_rx,
+            states_rx,
         )?;
         supervisor.start(
             "watchdog",
@@ -458,6 +481,37 @@ impl Parts {
         );
     }
 
+    fn start_deployments(
+        &self,
+        supervisor: &mut Supervisor,
+        settings: watch::Receiver<Arc<deploy::Settings>>,
+        deployments: watch::Receiver<Arc<crate::store::Deployments>>,
+        states: watch::Sender<Arc<deploy::task::States>>,
+        downloads: enrol::Downloads,
+    ) -> Result<(), RunError> {
+        let (moment, controller) = (self.clock.clone(), self.clock.clone());
+        let node = self.summary.node;
+        let context = deploy::task::Context {
+            node,
+            runtime: deploy::docker::Engine::new(node, settings.clone()),
+            fetcher: downloads,
+            core: self.core.clone(),
+            files: Files::below(self.config.dirs.deploy()),
+            settings,
+            deployments,
+            states,
+            admit: Arc::new(|_| Ok(())),
+            clocks: deploy::Clocks {
+                moment: Arc::new(move || moment.moment()),
+                controller: Arc::new(move || controller.controller_now()),
+            },
+            seed: seed()?,
+            stop: supervisor.stop(Stage::Work),
+        };
+        supervisor.start("deploy", Stage::Work, Exit::Bug, deploy::task::run(context));
+        Ok(())
+    }
+
     fn start_status(
         &self,
         supervisor: &mut Supervisor,
@@ -465,6 +519,7 @@ impl Parts {
         uplink: watch::Receiver<uplink::State>,
         named: watch::Receiver<task::Named>,
         expires: watch::Receiver<UnixMillis>,
+        deployments: watch::Receiver<Arc<deploy::task::States>>,
     ) -> Result<(), RunError> {
         let (out, document) = watch::channel(Arc::new(AgentStatus::default()));
         let dirs = &self.config.dirs;
@@ -485,6 +540,7 @@ impl Parts {
                 uplink,
                 named,
                 expires,
+                deployments,
                 out,
                 core: self.core.clone(),
                 clock: self.clock.clone(),

@@ -1,6 +1,6 @@
 //! Reading the configuration again, on SIGHUP or by a command.
 //!
-//! Sampling, the rules for commands and the uplink follow at once. Directories,
+//! Sampling, the rules for commands and deployments, and the uplink follow at once. Directories,
 //! the store's bounds and the log are fixed until the next start, and the answer
 //! says so when they differ. A file with problems changes nothing.
 
@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::agent::target_brokers;
 use crate::command::{ReloadRequest, Settings};
 use crate::config::{Broker, Config, Source};
+use crate::deploy;
 use crate::uplink::{Password, Target};
 
 pub(super) struct Context {
     pub(super) source: Source,
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) settings: watch::Sender<Settings>,
+    pub(super) deploy: watch::Sender<Arc<deploy::Settings>>,
     pub(super) target: watch::Sender<Arc<Target>>,
     /// The identity's brokers, where the configuration names none.
     pub(super) brokers: Vec<Broker>,
@@ -85,6 +87,7 @@ impl Context {
             changed
         });
         self.settings.send_replace(fresh.command.clone());
+        self.deploy.send_replace(Arc::new(fresh.deploy.clone()));
         self.config.send_replace(Arc::new(fresh));
         Ok(if fixed.is_empty() {
             "the configuration was read again".to_owned()

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::watchdog::tell;
 use crate::clock::Clock;
+use crate::deploy::task::States;
 use crate::domain::ledger;
 use crate::enrol::Summary;
 use crate::node::NodeStatus;
@@ -37,6 +38,7 @@ pub(super) struct Context {
     pub(super) uplink: watch::Receiver<uplink::State>,
     pub(super) named: watch::Receiver<Named>,
     pub(super) expires: watch::Receiver<UnixMillis>,
+    pub(super) deployments: watch::Receiver<Arc<States>>,
     pub(super) out: watch::Sender<Arc<AgentStatus>>,
     pub(super) core: StoreHandle,
     pub(super) clock: Clock,
@@ -106,6 +108,7 @@ pub(super) async fn run(mut context: Context) -> Result<(), CoreGone> {
             changed = context.uplink.changed() => changed,
             changed = context.named.changed() => changed,
             changed = context.expires.changed() => changed,
+            changed = context.deployments.changed() => changed,
         };
         if changed.is_err() {
             // A sender goes only when its task ends, which the supervisor sees.
@@ -134,6 +137,7 @@ impl Context {
         let uplink = self.uplink.borrow_and_update().clone();
         let named = self.named.borrow_and_update().clone();
         let expires = *self.expires.borrow_and_update();
+        let deployments = Arc::clone(&self.deployments.borrow_and_update());
         let now = self.clock.wall();
         AgentStatus {
             at: now,
@@ -147,6 +151,7 @@ impl Context {
             streams: streams(&node),
             shed_samples: node.store.shed_samples,
             commands: node.commands.iter().map(command).collect(),
+            deployments: deployments.values().cloned().collect(),
             budgets: BudgetStatus {
                 flash_bytes: node.store.flash_bytes,
                 flash_bytes_today: today.count(now, node.store.flash_bytes),
@@ -165,6 +170,7 @@ impl Context {
             trust: TrustStatus {
                 trust_version: node.trust_version,
                 incarnation: node.incarnation,
+                generation: node.generation,
                 ..TrustStatus::default()
             },
             disk: DiskStatus {

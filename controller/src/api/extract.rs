@@ -53,7 +53,7 @@ fn authenticate(parts: &request::Parts, face: &Face) -> Result<Who, Refused> {
     )
 }
 
-fn bearer(parts: &request::Parts) -> Result<&str, Failure> {
+pub(crate) fn bearer(parts: &request::Parts) -> Result<&str, Failure> {
     let missing = || {
         Failure::new(
             ErrorCode::KeyMissing,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
@@ -18,6 +19,7 @@ use protocol::id::RequestId;
 use tracing::Instrument as _;
 
 use crate::api::Face;
+use crate::api::extract::bearer;
 use crate::api::listen::Peer;
 use crate::api::problem::{Refused, render};
 use crate::clock;
@@ -26,6 +28,17 @@ use crate::operation::failure::Failure;
 /// Longest time to the head of an answer. The engine answers in milliseconds;
 /// what takes this long is stuck, and the client should hear so.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of a body that carries files: a project with its configs and secrets, a
+/// piece of an image archive.
+pub(crate) const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Where such bodies go.
+const BULK_PATHS: [&str; 3] = [
+    "/api/v1/deployments",
+    "/api/v1/contents/",
+    "/api/v1/images/",
+];
 
 /// The header with a request's id, in answers.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -94,10 +107,24 @@ async fn admit(face: &Face, request: Request, next: Next) -> Response<Body> {
     }
 }
 
+/// How large a request's body may be. What carries files may be larger, but only
+/// from those who have a key: a stranger never has much memory.
+fn body_bytes_max(face: &Face, parts: &Parts) -> usize {
+    let max = face.limits.body_bytes_max;
+    let path = parts.uri.path();
+    let carries_files = BULK_PATHS.iter().any(|start| path.starts_with(start));
+    let known = carries_files
+        && bearer(parts).is_ok_and(|text| {
+            let request = RequestId::NIL;
+            face.operations.authenticate(text, request).is_ok()
+        });
+    if known { max.max(BULK_BYTES_MAX) } else { max }
+}
+
 /// Reads the body, all of it.
 async fn whole(face: &Face, request: Request) -> Result<Request, Failure> {
     let (parts, body) = request.into_parts();
-    let max = face.limits.body_bytes_max;
+    let max = body_bytes_max(face, &parts);
     let too_large = || {
         Failure::new(
             ErrorCode::RequestTooLarge,

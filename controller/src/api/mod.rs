@@ -11,7 +11,7 @@ mod extract;
 mod guard;
 pub mod health;
 mod listen;
-pub(crate) mod node;
+pub mod node;
 pub mod problem;
 mod rate;
 pub mod rest;

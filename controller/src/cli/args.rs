@@ -4,6 +4,8 @@
 //! the file of its noun. Help texts carry examples, because operators read them
 //! at three in the morning.
 
+pub mod deploy;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +39,8 @@ Examples:
   flotilla quickstart                        a controller and one node, here, now
   flotilla node list                         the fleet
   flotilla run site=lyon -- uptime           one command to every node of a site
+  flotilla deploy apply -f compose.yaml --name web --on site=lyon
+                                             a Compose project, in stages
   flotilla metrics web-1 cpu.busy            the last hour as a sparkline
 ";
 
@@ -114,6 +118,18 @@ pub enum Command {
     /// Fleet commands: list, show, cancel
     #[command(subcommand)]
     Command(CommandNoun),
+    /// Deployments: apply a Compose file, diff, show, roll back, remove, status
+    #[command(subcommand)]
+    Deploy(deploy::Deploy),
+    /// Rollouts: watch, pause, resume, approve, abort
+    #[command(subcommand)]
+    Rollout(deploy::Rollout),
+    /// Secrets and configs that Compose files refer to as external
+    #[command(subcommand)]
+    Secret(deploy::Secret),
+    /// Image archives, for fleets with no registry
+    #[command(subcommand)]
+    Image(deploy::Image),
     /// Metrics of one node, or the top of the fleet
     #[command(after_help = "Without SERIES: the last values of the node.\n\n\
         Examples:\n  flotilla metrics web-1\n  flotilla metrics web-1 cpu.busy --since 6h\n  \

@@ -107,6 +107,23 @@ impl Client {
         decode(self.send(Method::PUT, path, Some(body)).await?).await
     }
 
+    /// Sets something that is no JSON.
+    pub(crate) async fn put_bytes<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Q,
+        body: Vec<u8>,
+    ) -> Result<T, CliFailure> {
+        let request = self
+            .http
+            .put(self.url(path))
+            .query(query)
+            .bearer_auth(&self.key)
+            .header("content-type", "application/octet-stream")
+            .body(body);
+        decode(self.answer(request.send().await).await?).await
+    }
+
     /// Removes something.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliFailure> {
         decode(self.send(Method::DELETE, path, None::<&()>).await?).await

@@ -15,9 +15,12 @@ mod access;
 mod audit;
 mod command;
 pub(crate) mod config;
+mod content;
+mod deploy;
 mod follow;
 mod metrics;
 mod node;
+mod rollout;
 mod support;
 mod token;
 
@@ -86,6 +89,10 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Service(_)
         | Command::Logs(_)
         | Command::Command(_)
+        | Command::Deploy(_)
+        | Command::Rollout(_)
+        | Command::Secret(_)
+        | Command::Image(_)
         | Command::Metrics(_)
         | Command::Access(_)
         | Command::Audit(_)
@@ -111,6 +118,10 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Service(asked) => command::service(session, asked).await,
         Command::Logs(asked) => command::logs(session, asked).await,
         Command::Command(noun) => command::noun(session, noun).await,
+        Command::Deploy(asked) => deploy::run(session, asked).await,
+        Command::Rollout(asked) => rollout::run(session, asked).await,
+        Command::Secret(asked) => content::secret(session, asked).await,
+        Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,
         Command::Access(command) => access::run(session, command).await,
         Command::Audit(command) => audit::run(session, command).await,

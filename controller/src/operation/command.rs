@@ -276,7 +276,7 @@ impl Operations {
 }
 
 /// How many rows to give.
-fn rows(asked: Option<u32>, default: u32) -> usize {
+pub(super) fn rows(asked: Option<u32>, default: u32) -> usize {
     let rows = asked.unwrap_or(default).clamp(1, ROWS_MAX);
     usize::try_from(rows).unwrap_or(usize::MAX)
 }

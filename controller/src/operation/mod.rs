@@ -14,8 +14,11 @@ pub mod view;
 mod access;
 mod audit;
 mod command;
+mod content;
+mod deployment;
 mod follow;
 mod node;
+mod rollout;
 mod series;
 mod system;
 mod token;
@@ -29,6 +32,7 @@ use protocol::selector::Selector;
 use protocol::time::UnixMillis;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use crate::archive::Archives;
 use crate::clock;
 use crate::domain::access::authorize::{Decision, Reach, authorize, reach};
 use crate::domain::access::caller::Caller;
@@ -39,9 +43,11 @@ use crate::domain::fleet::Fleet;
 use crate::domain::fleet::node::Node;
 use crate::domain::operation::Operation;
 use crate::engine::{Applied, Engine};
+use crate::registry::Registries;
 use crate::series::Series;
 use crate::telemetry::log::RecentLog;
 use crate::uplink::Uplink;
+use crate::vault::Vault;
 use failure::Failure;
 
 /// A stream of things to tell one by one.
@@ -72,8 +78,19 @@ pub struct Operations {
     engine: Engine,
     uplink: Uplink,
     series: Series,
+    stores: Stores,
     about: About,
     random: SystemRandom,
+}
+
+/// What deployments need besides the fleet.
+pub struct Stores {
+    /// Contents of configs and secrets.
+    pub vault: Vault,
+    /// Image archives.
+    pub archives: Archives,
+    /// Says what tags name.
+    pub registries: Registries,
 }
 
 /// What is known of this controller from its start on.
@@ -95,11 +112,18 @@ pub struct About {
 impl Operations {
     /// Operations on these parts.
     #[must_use]
-    pub fn new(engine: Engine, uplink: Uplink, series: Series, about: About) -> Self {
+    pub fn new(
+        engine: Engine,
+        uplink: Uplink,
+        series: Series,
+        stores: Stores,
+        about: About,
+    ) -> Self {
         Self {
             engine,
             uplink,
             series,
+            stores,
             about,
             random: SystemRandom::new(),
         }

@@ -14,13 +14,12 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use protocol::ErrorCode;
-use protocol::envelope::{self, EnvelopeError};
 use protocol::id::NodeId;
 use protocol::join::{Admission, JoinRequest, JoinResponse, Renew, Renewal};
-use protocol::message::DecodeError;
 use protocol::time::UnixMillis;
 use protocol::trust::SignedTrust;
 
+use super::sender::{SenderError, authenticate};
 use super::{IssueError, IssuedCertificate, Pki};
 use crate::domain::access::caller::Caller;
 use crate::domain::access::key::SecretDigest;
@@ -84,18 +83,12 @@ pub enum EnrolError {
     /// The fleet's rules, or the journal, say no.
     #[error("{0}")]
     Refused(SubmitError),
-    /// The envelope does not hold.
+    /// The envelope is not one of a node that belongs here.
     #[error("{0}")]
-    Envelope(EnvelopeError),
-    /// The envelope holds something else.
-    #[error("{0}")]
-    Content(DecodeError),
+    Sender(SenderError),
     /// The node left the fleet.
     #[error("node {0} was revoked or replaced")]
     Revoked(NodeId),
-    /// The node waits for approval.
-    #[error("node {0} waits for an operator's approval")]
-    Pending(NodeId),
     /// It has got a certificate only just now.
     #[error("node {0} has got another certificate only just now")]
     TooOften(NodeId),
@@ -110,12 +103,8 @@ impl EnrolError {
             Self::Proof => ErrorCode::JoinProofInvalid,
             Self::Csr(error) => error.code(),
             Self::Refused(error) => error.code(),
-            Self::Envelope(error) => error.code(),
-            Self::Content(DecodeError::Kind { .. }) => ErrorCode::MessageUnknownKind,
-            Self::Content(DecodeError::Version { .. }) => ErrorCode::MessageUnknownVersion,
-            Self::Content(DecodeError::Malformed { .. }) => ErrorCode::MessageMalformed,
+            Self::Sender(error) => error.code(),
             Self::Revoked(_) => ErrorCode::NodeRevoked,
-            Self::Pending(_) => ErrorCode::JoinPending,
             Self::TooOften(_) => ErrorCode::RateLimited,
         }
     }
@@ -229,26 +218,13 @@ impl Enrolment {
     /// [`EnrolError`].
     pub async fn renew(&self, body: &[u8]) -> Result<Renewal, EnrolError> {
         let fleet = self.engine.fleet();
-        let opened = envelope::open(body, fleet.id(), |sender, _| {
-            fleet.node(sender).map(|node| node.signing_key)
-        })
-        .map_err(EnrolError::Envelope)?;
-        let id = opened.header.sender;
-        let renew: Renew = opened.decode().map_err(EnrolError::Content)?;
-        let Some(node) = fleet.node(id) else {
-            return Err(EnrolError::Revoked(id));
-        };
-        match node.state {
-            NodeState::Active => {}
-            NodeState::Pending => return Err(EnrolError::Pending(id)),
-            NodeState::Revoked { .. } | NodeState::Replaced { .. } => {
-                return Err(EnrolError::Revoked(id));
-            }
-        }
+        let (node, opened) = authenticate(&fleet, body).map_err(EnrolError::Sender)?;
+        let content = opened.decode().map_err(SenderError::Content);
+        let renew: Renew = content.map_err(EnrolError::Sender)?;
         let now = (self.clock)();
         let issued = self
             .pki
-            .issue_node(&renew.csr, id, now)
+            .issue_node(&renew.csr, node.id, now)
             .map_err(EnrolError::Csr)?;
         let certificate = self.certify(node, &renew.csr, issued, now).await?;
         let trust = self.pki.trust();

@@ -1,11 +1,12 @@
 //! The key directory: private files, written whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::PkiError;
+use crate::durable;
 
 /// Bytes of a key file that are read; keys and certificates are far smaller.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -70,33 +71,11 @@ impl KeyDirectory {
     /// Writes a file with mode 0600, durably, replacing an older one in one step.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), PkiError> {
         let path = self.path_of(name);
-        self.replace(&path, content)
-            .map_err(|source| PkiError::File {
-                step: "write",
-                path,
-                source,
-            })
-    }
-
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        // A leftover of a crash may have another mode; start from nothing.
-        match fs::remove_file(&partial) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(&self.path)?.sync_all()
+        durable::replace(&path, content).map_err(|source| PkiError::File {
+            step: "write",
+            path,
+            source,
+        })
     }
 
     /// Removes a file; one that is not there is fine.

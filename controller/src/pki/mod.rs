@@ -19,6 +19,7 @@ mod authority;
 pub mod certificate;
 pub mod enrolment;
 mod files;
+pub mod sender;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,9 @@ use protocol::trust::SignedTrust;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
+use crate::vault::key::VaultKey;
 use authority::Authority;
 pub use authority::{IssueError, IssuedCertificate};
 use files::KeyDirectory;
@@ -44,6 +47,9 @@ use trust::Trust;
 
 /// How often the server's certificate and a running key rotation are looked at.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// The file of the vault's key.
+const VAULT: &str = "vault.key";
 
 /// Where keys lie, and how long certificates live.
 #[derive(Clone, Debug)]
@@ -219,6 +225,25 @@ impl Pki {
     #[must_use]
     pub fn trust(&self) -> watch::Receiver<Arc<CurrentTrust>> {
         self.inner.trust.subscribe()
+    }
+
+    /// The key under which configs and secrets are kept; made at first use.
+    ///
+    /// # Errors
+    /// [`PkiError`], naming the file.
+    pub fn vault_key(&self) -> Result<VaultKey, PkiError> {
+        let files = &self.inner.files;
+        if let Some(text) = files.read(VAULT)? {
+            let text = Zeroizing::new(text);
+            return VaultKey::from_text(&text)
+                .ok_or_else(|| files.damaged(VAULT, "it is not 64 hexadecimal digits"));
+        }
+        let key = VaultKey::random().map_err(|reason| PkiError::Make {
+            what: "the vault's key",
+            reason,
+        })?;
+        files.write(VAULT, key.to_text().as_bytes())?;
+        Ok(key)
     }
 
     /// TLS for the broker's listeners: client certificates are required.

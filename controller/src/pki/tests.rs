@@ -254,3 +254,18 @@ fn everything_but_a_new_trust_set_works_without_the_root_key() {
     ));
     assert_eq!(pki.trust().borrow().version, 1);
 }
+
+#[test]
+fn the_vaults_key_is_made_once_and_a_damaged_one_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(config(directory.path()), NOW).unwrap();
+    let first = pki.vault_key().unwrap();
+    let file = directory.path().join("pki/vault.key");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let again = Pki::open(config(directory.path()), NOW).unwrap();
+    assert_eq!(*first.to_text(), *again.vault_key().unwrap().to_text());
+    fs::write(&file, "0a0a").unwrap();
+    let error = pki.vault_key().unwrap_err().to_string();
+    assert!(error.contains("vault.key is damaged"), "{error}");
+}

@@ -6,6 +6,7 @@
 //! is taken up by the parts as they open.
 
 pub mod broker;
+mod content;
 pub mod signal;
 pub mod store;
 
@@ -31,6 +32,7 @@ use crate::domain::fleet::trust::PublishTrust;
 use crate::domain::operation::Operation;
 use crate::engine::Engine;
 use crate::exit::Exit;
+use crate::fetch::Fetches;
 use crate::host::{self, HostSocket};
 use crate::operation::{About, Operations};
 use crate::pki::Pki;
@@ -40,7 +42,7 @@ use crate::supervisor::{Ended, Stage, Supervisor};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{self, RecentLog};
 use crate::uplink::intake::Intake;
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Ordered, Uplink};
 use signal::Signals;
 use store::{coded, hostname, open, write_whole};
 
@@ -230,10 +232,31 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         started_at,
         log: recent,
     };
+    let stores = content::open(&config, &pki)?;
+    let (vault, archives) = (stores.vault.clone(), stores.archives.clone());
+    supervisor.start(
+        "contents",
+        Stage::Work,
+        Exit::Store,
+        content::sweep(
+            engine.clone(),
+            vault.clone(),
+            archives.clone(),
+            supervisor.stop(Stage::Work),
+        ),
+    );
+    let fetches = Fetches::new(
+        engine.clone(),
+        vault,
+        archives,
+        Arc::new(Ordered::new(engine.watch(), uplink.clone())),
+        Arc::new(clock::now),
+    );
     let operations = Arc::new(Operations::new(
         engine.clone(),
         uplink.clone(),
         series,
+        stores,
         about,
     ));
     let stop = supervisor.stop(Stage::Intake);
@@ -244,7 +267,8 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         &config.api,
         stop.clone(),
     ));
-    let router = api::router(&face, api::node::routes(enrolment));
+    let nodes = api::node::routes(enrolment).merge(api::node::fetch_routes(fetches));
+    let router = api::router(&face, nodes);
     let (tls, api_config) = (pki.api_tls(), config.api.clone());
     supervisor.start("api", Stage::Intake, Exit::Unavailable, async move {
         api::serve(bound, tls, router, &api_config, stop).await

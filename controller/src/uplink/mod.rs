@@ -24,6 +24,7 @@ pub mod sink;
 pub mod task;
 #[cfg(test)]
 mod tests;
+mod wants;
 
 pub use board::RolloutStatus;
 pub use gate::FleetGate;
@@ -31,3 +32,4 @@ pub use handle::{
     Health, Link, News, NewsOf, Presence, State, Target, TargetCounts, Uplink, UplinkError,
     UplinkStats,
 };
+pub use wants::Ordered;

@@ -291,6 +291,7 @@ impl Simulated {
                     Action::Reconnect => reconnect = true,
                     Action::Problem { code, .. } => self.world.tally.problem(code.text()),
                     Action::Cancel(_)
+                    | Action::Deployments(_)
                     | Action::Live(_)
                     | Action::Named { .. }
                     | Action::Trust(..)

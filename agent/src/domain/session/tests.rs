@@ -21,6 +21,7 @@ fn held() -> Held {
         boot: BootId([1; 16]),
         agent_version: "0.1.0".to_owned(),
         incarnation: 3,
+        generation: 0,
         trust_version: 1,
         proven: None,
         offers: Stream::ALL.map(|stream| StreamOffer {

@@ -6,7 +6,10 @@
 mod access;
 mod audit;
 mod command;
+mod content;
+mod deployment;
 mod node;
+mod rollout;
 mod series;
 mod stream;
 mod system;
@@ -71,6 +74,9 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(node::routes())
                 .merge(token::routes())
                 .merge(command::routes())
+                .merge(deployment::routes())
+                .merge(rollout::routes())
+                .merge(content::routes())
                 .merge(series::routes())
                 .merge(access::routes())
                 .merge(audit::routes())

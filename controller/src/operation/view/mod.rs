@@ -7,7 +7,10 @@
 pub mod access;
 pub mod audit;
 pub mod command;
+pub mod content;
+pub mod deployment;
 pub mod node;
+pub mod rollout;
 pub mod series;
 pub mod system;
 pub mod token;

@@ -5,6 +5,8 @@
     reason = "a disk of a test that breaks its own rules may panic"
 )]
 
+mod deployments;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +142,7 @@ struct World {
     controller: PublicKey,
     heard: Vec<(Topic, Heard)>,
     events: Vec<DeskEvent>,
+    records: Vec<(Record, Vec<NodeId>)>,
 }
 
 /// A message of the controller's, opened.
@@ -178,6 +181,7 @@ impl World {
             controller: controller_key().public(),
             heard: Vec::new(),
             events: Vec::new(),
+            records: Vec::new(),
         }
     }
 
@@ -221,10 +225,20 @@ impl World {
         };
         self.fleet.apply(&record);
         self.desk.set_fleet(Arc::new(self.fleet.clone()));
+        self.records.push((record.clone(), targets.clone()));
         let output = self
             .desk
             .record(vec![Recorded { record, targets }], self.now);
         self.hear(output);
+    }
+
+    /// Records that the desk has not taken into account.
+    fn missed(&self) -> Vec<(Record, Vec<NodeId>)> {
+        let records = self.records.iter();
+        records
+            .filter(|(record, _)| record.seq > self.desk.cursor())
+            .cloned()
+            .collect()
     }
 
     fn join(&mut self, number: u8) -> Node {
@@ -400,6 +414,7 @@ struct Node {
     last: [u64; 4],
     acked: [u64; 4],
     incarnation: u64,
+    generation: u64,
 }
 
 impl Node {
@@ -414,6 +429,7 @@ impl Node {
             last: [0; 4],
             acked: [0; 4],
             incarnation: 1,
+            generation: 0,
         }
     }
 
@@ -458,7 +474,7 @@ impl Node {
             agent_version: "1.0.0".to_owned(),
             now,
             incarnation: self.incarnation,
-            generation: 0,
+            generation: self.generation,
             policy_epoch: 0,
             trust_version: 1,
             streams: Stream::ALL

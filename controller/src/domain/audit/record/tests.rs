@@ -106,29 +106,3 @@ fn no_record_holds_a_secret() {
         }
     }
 }
-
-#[test]
-fn bless_tmp() {
-    let mut seen = BTreeSet::new();
-    let mut out = String::new();
-    for line in GOLDEN_1.lines() {
-        out.push_str(line);
-        out.push('\n');
-        seen.insert(
-            line.split("\"event\":{\"")
-                .nth(1)
-                .unwrap()
-                .split('"')
-                .next()
-                .unwrap()
-                .to_owned(),
-        );
-    }
-    for record in story::everything().records.iter().rev() {
-        if seen.insert(record.event.name().to_owned()) {
-            out.push_str(&String::from_utf8(record.to_bytes().unwrap()).unwrap());
-            out.push('\n');
-        }
-    }
-    std::fs::write("/tmp/golden-1.jsonl", out).unwrap();
-}

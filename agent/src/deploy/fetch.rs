@@ -1,0 +1,226 @@
+//! What a deployment needs from the controller: archives, configs and secrets.
+//!
+//! They come by HTTPS beside the session: a sealed envelope names the content and
+//! from which byte on it is wanted, and the answer streams it. A download that
+//! breaks off goes on where it was.
+//!
+//! **Invariant:** nothing is used before its size and, where it is known, its
+//! SHA-256 are right. (The digest of a secret is keyed, so that nobody guesses a
+//! short one from it; such content is believed because it comes over the pinned TLS
+//! of the controller.)
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use protocol::ErrorCode;
+use protocol::deployment::limit::{ARCHIVE_BYTES_MAX, FILE_BYTES_MAX};
+use protocol::deployment::spec::{File as SpecFile, FileKind};
+use ring::digest::{Context, SHA256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::Note;
+use super::files::make_private;
+use crate::domain::deployment::machine::{Class, StepError};
+use crate::status::bytes;
+
+/// Bytes read at a time when what is there of an archive is hashed.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A content at the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// An image archive, by its SHA-256 in hexadecimal.
+    Archive(String),
+    /// A config or secret, by its digest.
+    File(String),
+}
+
+/// Why a content does not come.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The controller does not answer, or broke off.
+    #[error("the controller does not answer: {0}")]
+    Unreachable(String),
+    /// The controller has no such content.
+    #[error("the controller does not have it: {0}")]
+    NotFound(String),
+    /// The controller says no.
+    #[error("the controller refused: {0}")]
+    Refused(String),
+}
+
+/// A content on its way.
+pub trait Chunks: Send {
+    /// The next bytes; none at the end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, FetchError>> + Send;
+}
+
+/// Gets contents.
+pub trait Fetcher: Send + Sync {
+    /// What comes.
+    type Chunks: Chunks;
+
+    /// Asks for a content from a byte on.
+    fn open(
+        &self,
+        content: &Content,
+        offset: u64,
+    ) -> impl Future<Output = Result<Self::Chunks, FetchError>> + Send;
+}
+
+impl FetchError {
+    fn step(&self, content: &Content) -> StepError {
+        let code = match (self, content) {
+            (Self::NotFound(_), Content::Archive(_)) => ErrorCode::ArchiveNotFound,
+            (Self::NotFound(_), Content::File(_)) => ErrorCode::FileNotFound,
+            (Self::Unreachable(_) | Self::Refused(_), _) => ErrorCode::ImageUnavailable,
+        };
+        StepError {
+            code,
+            class: match self {
+                Self::Unreachable(_) => Class::Passing,
+                // It may be on its way from an operator to the controller.
+                Self::NotFound(_) | Self::Refused(_) => Class::Final,
+            },
+            detail: self.to_string(),
+        }
+    }
+}
+
+fn stalled(after: Duration) -> FetchError {
+    FetchError::Unreachable(format!("no byte came for {} s", after.as_secs()))
+}
+
+/// Fetches a config or secret.
+///
+/// # Errors
+/// [`StepError`] when it does not come, or is not what was asked for.
+pub async fn file(
+    fetcher: &impl Fetcher,
+    wanted: &SpecFile,
+    stall: Duration,
+) -> Result<Vec<u8>, StepError> {
+    let content = Content::File(wanted.digest.clone());
+    let failed = |error: FetchError| error.step(&content);
+    let mut chunks = tokio::time::timeout(stall, fetcher.open(&content, 0))
+        .await
+        .map_err(|_| failed(stalled(stall)))?
+        .map_err(failed)?;
+    let mut body = Vec::new();
+    loop {
+        let chunk = tokio::time::timeout(stall, chunks.next())
+            .await
+            .map_err(|_| failed(stalled(stall)))?
+            .map_err(failed)?;
+        let Some(chunk) = chunk else { break };
+        body.extend_from_slice(&chunk);
+        if body.len() > FILE_BYTES_MAX {
+            break;
+        }
+    }
+    let hash = ring::digest::digest(&SHA256, &body);
+    let right = u64::try_from(body.len()) == Ok(u64::from(wanted.size_bytes))
+        && (wanted.kind == FileKind::Secret || HEXLOWER.encode(hash.as_ref()) == wanted.digest);
+    if right {
+        return Ok(body);
+    }
+    Err(StepError {
+        code: ErrorCode::FileNotFound,
+        class: Class::Passing,
+        detail: format!(
+            "what came for the file {} has {} bytes or another digest",
+            wanted.digest,
+            body.len()
+        ),
+    })
+}
+
+/// Fetches an archive to `path`, going on with what is there of it.
+///
+/// # Errors
+/// [`StepError`] when it does not come, is not what was asked for, or the disk
+/// does not take it.
+pub async fn archive(
+    fetcher: &impl Fetcher,
+    digest: &str,
+    path: &Path,
+    stall: Duration,
+    note: Note<'_>,
+) -> Result<(), StepError> {
+    let content = Content::Archive(digest.to_owned());
+    let failed = |error: FetchError| error.step(&content);
+    if let Some(folder) = path.parent() {
+        make_private(folder).map_err(|error| not_written(&error))?;
+    }
+    let (mut hash, mut offset) = hash_of(path).await.map_err(|error| not_written(&error))?;
+    let mut file = tokio::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .await
+        .map_err(|error| not_written(&error))?;
+    let mut chunks = tokio::time::timeout(stall, fetcher.open(&content, offset))
+        .await
+        .map_err(|_| failed(stalled(stall)))?
+        .map_err(failed)?;
+    loop {
+        let chunk = tokio::time::timeout(stall, chunks.next())
+            .await
+            .map_err(|_| failed(stalled(stall)))?
+            .map_err(failed)?;
+        let Some(chunk) = chunk else { break };
+        hash.update(&chunk);
+        offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        if offset > ARCHIVE_BYTES_MAX {
+            break;
+        }
+        if let Err(error) = file.write_all(&chunk).await {
+            // Most likely the disk is full: what is there is given back.
+            drop(tokio::fs::remove_file(path).await);
+            return Err(not_written(&error));
+        }
+        note(format!("archive: {}", bytes(offset)));
+    }
+    file.flush().await.map_err(|error| not_written(&error))?;
+    if HEXLOWER.encode(hash.finish().as_ref()) == digest {
+        return Ok(());
+    }
+    // What is wrong does not get right by going on with it.
+    drop(tokio::fs::remove_file(path).await);
+    Err(StepError {
+        code: ErrorCode::ArchiveInvalid,
+        class: Class::Passing,
+        detail: format!("what came for the archive {digest} has another digest"),
+    })
+}
+
+async fn hash_of(path: &Path) -> io::Result<(Context, u64)> {
+    let mut hash = Context::new(&SHA256);
+    let mut offset = 0;
+    let mut file = match tokio::fs::File::open(path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((hash, 0)),
+        Err(error) => return Err(error),
+    };
+    let mut part = vec![0; READ_BYTES];
+    loop {
+        let count = file.read(&mut part).await?;
+        let Some(read) = part.get(..count).filter(|read| !read.is_empty()) else {
+            return Ok((hash, offset));
+        };
+        hash.update(read);
+        offset += u64::try_from(count).unwrap_or(u64::MAX);
+    }
+}
+
+fn not_written(error: &io::Error) -> StepError {
+    StepError {
+        code: ErrorCode::ImageUnavailable,
+        class: Class::Final,
+        detail: format!("the archive cannot be kept on disk: {error}"),
+    }
+}

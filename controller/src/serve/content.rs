@@ -1,0 +1,118 @@
+//! The stores beside the fleet's state: contents of configs and secrets, image
+//! archives, and the client that asks registries.
+//!
+//! Owns opening them, and sweeping out of them what no revision names any more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::deployment::spec::FileKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::Archives;
+use crate::cli::failure::CliFailure;
+use crate::clock;
+use crate::config::Config;
+use crate::domain::digest::Digest;
+use crate::domain::fleet::Fleet;
+use crate::engine::Engine;
+use crate::exit::Exit;
+use crate::operation::Stores;
+use crate::outbound::Outbound;
+use crate::pki::Pki;
+use crate::registry::Registries;
+use crate::serve::store::coded;
+use crate::vault::Vault;
+
+/// How often what nobody names is swept out. It takes up space until then, and
+/// nothing else.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// Opens the stores.
+///
+/// # Errors
+/// The first that cannot be used, with what to do.
+pub(super) fn open(config: &Config, pki: &Pki) -> Result<Stores, CliFailure> {
+    let key = pki.vault_key().map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the key of configs and secrets cannot be used",
+            &error,
+        )
+    })?;
+    let vault = Vault::open(&config.state_dir.join("vault"), &key).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the configs and secrets cannot be used",
+            &error,
+        )
+    })?;
+    let archives = Archives::open(&config.state_dir.join("archives")).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the image archives cannot be used",
+            &error,
+        )
+    })?;
+    let outbound = Outbound::new(config.outbound.allow.clone()).map_err(|error| {
+        CliFailure::because(Exit::Config, "cannot set up the HTTP client", &error)
+    })?;
+    Ok(Stores {
+        vault,
+        archives,
+        registries: Registries::new(outbound),
+    })
+}
+
+/// Sweeps until stopped.
+pub(super) async fn sweep(
+    engine: Engine,
+    vault: Vault,
+    archives: Archives,
+    stop: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        let (fleet, vault, archives) = (engine.fleet(), vault.clone(), archives.clone());
+        let swept = tokio::task::spawn_blocking(move || sweep_once(&fleet, &vault, &archives));
+        if let Err(error) = swept.await {
+            tracing::error!(%error, "sweeping contents broke off");
+        }
+    }
+}
+
+fn sweep_once(fleet: &Arc<Fleet>, vault: &Vault, archives: &Archives) {
+    let now = clock::now();
+    let files = named(fleet);
+    // Archives were pushed by people, and go when people say so; what nobody went
+    // on to upload goes by itself.
+    let images: BTreeSet<Digest> = archives.list().iter().map(|held| held.digest).collect();
+    match vault.sweep(&files, now) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed contents that no revision names"),
+        Err(error) => tracing::warn!(%error, "contents that no revision names stay"),
+    }
+    match archives.sweep(&images, now) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed uploads that nobody went on with"),
+        Err(error) => tracing::warn!(%error, "uploads that nobody went on with stay"),
+    }
+}
+
+/// The contents that the revisions which are kept name.
+fn named(fleet: &Fleet) -> BTreeSet<(FileKind, String)> {
+    fleet
+        .deployments()
+        .iter()
+        .flat_map(|known| known.revisions.values())
+        .flat_map(|revision| revision.spec.files.values())
+        .map(|file| (file.kind, file.digest.clone()))
+        .collect()
+}
