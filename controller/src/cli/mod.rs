@@ -13,6 +13,7 @@ pub mod profile;
 
 mod access;
 mod audit;
+mod breaker;
 mod command;
 pub(crate) mod config;
 mod content;
@@ -91,6 +92,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Command(_)
         | Command::Deploy(_)
         | Command::Rollout(_)
+        | Command::Breaker(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -120,6 +122,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Command(noun) => command::noun(session, noun).await,
         Command::Deploy(asked) => deploy::run(session, asked).await,
         Command::Rollout(asked) => rollout::run(session, asked).await,
+        Command::Breaker(asked) => breaker::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

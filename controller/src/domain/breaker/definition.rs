@@ -12,7 +12,7 @@ use protocol::breaker::rule::{BreakerRule, Confidence, Recovery, Trip};
 use protocol::command::{Action, ServiceVerb};
 use protocol::deployment::spec::is_name;
 use protocol::id::DeploymentId;
-use protocol::label::{Labels, is_key};
+use protocol::label::{Labels, is_key, is_value};
 use protocol::policy::{Gated, Scope};
 use protocol::selector::Selector;
 use serde::de::Error as _;
@@ -125,7 +125,8 @@ impl Definition {
     /// no reason to stop a sixth: a fifth of at least ten changes within half an
     /// hour, at 95 % confidence, is 5 of 10 or 11 of 30, and never 1 of 100. It
     /// stops changes of deployments and of the agent, not commands, which are what
-    /// operators repair with. Two nodes try after ten minutes.
+    /// operators repair with. Two nodes try after ten minutes, and have an
+    /// hour: a canary must outlive its soak before the next wave's node begins.
     #[must_use]
     pub fn fleet() -> Self {
         Self {
@@ -146,7 +147,7 @@ impl Definition {
                     cool_down_ms_max: 2 * 60 * 60 * 1000,
                     probes: 2,
                     successes: 2,
-                    probe_limit_ms: 15 * 60 * 1000,
+                    probe_limit_ms: 60 * 60 * 1000,
                 },
             },
             gated: Gated {
@@ -243,12 +244,13 @@ impl Definition {
     #[must_use]
     pub fn scope(&self, group: &Group) -> Option<Scope> {
         match (group, &self.span) {
-            (Group::Label(value), Span::Label(key)) => {
+            // A text that is no value could say more than one term.
+            (Group::Label(value), Span::Label(key)) if is_value(value) => {
                 format!("{key}={value}").parse().ok().map(Scope::Nodes)
             }
             (Group::Deployment(id), _) => Some(Scope::Deployment(*id)),
             (Group::Fleet, _) => Some(Scope::Fleet),
-            (Group::Label(_), Span::Fleet | Span::Deployment) => None,
+            (Group::Label(_), Span::Fleet | Span::Label(_) | Span::Deployment) => None,
         }
     }
 }

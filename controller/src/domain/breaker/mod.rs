@@ -14,6 +14,7 @@
 pub mod definition;
 pub mod event;
 pub mod manage;
+pub mod watchman;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

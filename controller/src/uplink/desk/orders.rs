@@ -10,9 +10,10 @@ use protocol::id::{CommandId, NodeId};
 use protocol::session::Announce;
 use protocol::time::UnixMillis;
 
-use super::{Answer, Desk, DeskEvent, Output};
+use super::{Answer, Desk, DeskEvent, Output, Seen};
 use crate::domain::audit::merkle;
 use crate::domain::audit::record::Record;
+use crate::domain::breaker::definition::is_gated;
 use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
@@ -167,6 +168,9 @@ impl<S: FrameSink> Desk<S> {
                 self.relook(event.node, now);
                 self.carry_desired(event.node, now);
             }
+            Event::BreakerDefined(_) | Event::BreakerRemoved(_) => self.load_breakers(),
+            Event::BreakerMoved(event) => self.breaker_moved(event),
+            Event::PolicyPublished(_) => self.publish_policy(),
             Event::IncarnationRaised(event) => {
                 self.work.answers.push(Answer::Announce(Announce {
                     incarnation: event.incarnation,
@@ -195,13 +199,9 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
-            | Event::DenialsCounted(_)
-            | Event::BreakerDefined(_)
-            | Event::BreakerRemoved(_)
-            | Event::BreakerMoved(_)
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
-            | Event::PolicyPublished(_) => {}
+            | Event::DenialsCounted(_) => {}
         }
     }
 
@@ -308,6 +308,7 @@ impl<S: FrameSink> Desk<S> {
     fn cut_off(&mut self, node: NodeId, now: UnixMillis) {
         self.relook(node, now);
         self.forget_wants(node);
+        self.unwatch(node);
         self.work.events.push(DeskEvent::Disconnect(node));
         if let Some(seat) = self.seats.get_mut(&node) {
             seat.link.close();
@@ -436,6 +437,9 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             };
             let order = Order::Command(std::sync::Arc::clone(&run.command));
+            if is_gated(&run.command.action) {
+                self.work.seen.push((node, Seen::Changed));
+            }
             // One node may be released for more commands than its window has room
             // for; its next heartbeat carries the rest.
             if self.order(node, order, now)

@@ -5,6 +5,7 @@
     reason = "a disk of a test that breaks its own rules may panic"
 )]
 
+mod breakers;
 mod deployments;
 
 use std::collections::BTreeSet;
@@ -153,6 +154,7 @@ enum Heard {
     Down(Down),
     Reject(Reject),
     Announce(Announce),
+    Policy(SignedPolicy),
 }
 
 fn controller_key() -> Arc<SigningKey> {
@@ -314,6 +316,8 @@ impl World {
                 Heard::Down(it)
             } else if let Ok(it) = opened.decode::<Reject>() {
                 Heard::Reject(it)
+            } else if let Ok(it) = opened.decode::<SignedPolicy>() {
+                Heard::Policy(it)
             } else {
                 Heard::Announce(opened.decode().unwrap())
             };
@@ -338,7 +342,11 @@ impl World {
             .into_iter()
             .find_map(|heard| match heard {
                 Heard::Welcome(welcome) => Some(*welcome),
-                Heard::Acks(_) | Heard::Down(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Acks(_)
+                | Heard::Down(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .expect("the node is welcomed")
     }
@@ -352,7 +360,11 @@ impl World {
                     .iter()
                     .find(|ack| ack.stream == stream)
                     .map(|ack| ack.acked),
-                Heard::Welcome(_) | Heard::Down(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Down(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .next_back()
     }
@@ -362,7 +374,11 @@ impl World {
             .into_iter()
             .filter_map(|heard| match heard {
                 Heard::Down(down) => Some(down),
-                Heard::Welcome(_) | Heard::Acks(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Acks(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .collect()
     }
@@ -372,7 +388,11 @@ impl World {
             .into_iter()
             .filter_map(|heard| match heard {
                 Heard::Reject(reject) => Some(reject.code),
-                Heard::Welcome(_) | Heard::Acks(_) | Heard::Down(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Acks(_)
+                | Heard::Down(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .collect()
     }
@@ -395,6 +415,9 @@ impl World {
                 | DeskEvent::Ended { .. }
                 | DeskEvent::Decided(_)
                 | DeskEvent::Gone(_)
+                | DeskEvent::Moved(_)
+                | DeskEvent::OverrideOver(_)
+                | DeskEvent::PolicyAhead { .. }
                 | DeskEvent::Disconnect(_)
                 | DeskEvent::Lost { .. } => None,
             })
@@ -415,6 +438,7 @@ struct Node {
     acked: [u64; 4],
     incarnation: u64,
     generation: u64,
+    policy_epoch: u64,
 }
 
 impl Node {
@@ -430,6 +454,7 @@ impl Node {
             acked: [0; 4],
             incarnation: 1,
             generation: 0,
+            policy_epoch: 0,
         }
     }
 
@@ -475,7 +500,7 @@ impl Node {
             now,
             incarnation: self.incarnation,
             generation: self.generation,
-            policy_epoch: 0,
+            policy_epoch: self.policy_epoch,
             trust_version: 1,
             streams: Stream::ALL
                 .map(|stream| StreamOffer {

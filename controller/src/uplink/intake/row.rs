@@ -194,6 +194,19 @@ impl StoredWant {
         }
     }
 
+    /// Whether it changes the node for something that it did not have: what a
+    /// breaker watches and stops.
+    #[must_use]
+    pub fn is_forward(&self) -> bool {
+        matches!(
+            self,
+            Self::Run {
+                cause: Cause::Change,
+                ..
+            }
+        )
+    }
+
     /// The rollout that it belongs to.
     #[must_use]
     pub fn rollout(&self) -> Option<RolloutId> {
