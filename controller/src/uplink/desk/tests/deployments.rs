@@ -307,6 +307,9 @@ fn a_bad_revision_stops_at_the_canary_and_goes_back() {
     let canary = fleet.hosts.iter().find(tried).unwrap().node.id;
     let item = fleet.world.desk.intake.desired_on(WEB, canary).unwrap();
     assert_eq!(item.unwrap().want.revision(), Some(1));
+    // And why it failed is still known.
+    let why = fleet.world.desk.intake.result(rollout, canary).unwrap();
+    assert_eq!(why.unwrap().result.code.as_deref(), Some("workload.exited"));
     let deployment = fleet.world.fleet.deployments().get(WEB).unwrap();
     assert_eq!(deployment.settled, Some(1));
 }
