@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod disk;
+pub mod engine;
 pub mod machine;
 pub mod process;
 pub mod programs;

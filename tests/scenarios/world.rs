@@ -293,9 +293,17 @@ impl World {
             self.say_later(later, node, order, report);
             return;
         }
+        let want = self.machine.row(node).and_then(|row| row.want);
         match report {
             Report::Working => {}
-            Report::Succeeded => self.say_of(node, "succeeded"),
+            Report::Succeeded => self.say_of(
+                node,
+                match want {
+                    Some(Want::Recall | Want::Revert) => "went back",
+                    Some(Want::Commit) => "has committed",
+                    Some(Want::Run) | None => "succeeded",
+                },
+            ),
             Report::AwaitingCommit => self.say_of(node, "is healthy and awaits the commit"),
             Report::Degraded => self.say_of(node, "is not well"),
             Report::Failed { class, .. } => {

@@ -13,7 +13,7 @@ use controller::domain::breaker::manage::{EndOverride, RaisePolicy};
 use controller::domain::command::issue::{
     Aim, CancelCommand, ConcludeCommand, EmptyAim, IssueCommand,
 };
-use controller::domain::deployment::apply::ForgetDeployment;
+use controller::domain::deployment::apply::{ApplyDeployment, ForgetDeployment, How};
 use controller::domain::deployment::steer::RecordRollout;
 use controller::domain::event::Event;
 use controller::domain::fleet::Fleet;
@@ -24,17 +24,19 @@ use controller::domain::fleet::token::{Approval, CreateToken};
 use controller::domain::fleet::trust::RaiseIncarnation;
 use controller::domain::moment::Moment;
 use controller::domain::operation::Operation;
+use controller::domain::rollout::params::{CommitMode, OnHalt, OnInconclusive, Params};
 use controller::domain::session::Load;
 use controller::engine::writer::{Ask, Submission, Writer};
 use controller::journal::{Journal, Medium};
 use controller::pki::CurrentTrust;
 use controller::uplink::desk::{Desk, DeskConfig, DeskEvent, Output, Recorded};
-use controller::uplink::intake::{self, Intake};
+use controller::uplink::intake::{self, Intake, StoredDesired};
 use controller::uplink::sink::{FrameArrival, FrameOutcome, FrameSink, SinkError};
 use harness::sim::chance::Chance;
 use harness::sim::disk::SimDisk;
 use protocol::command::Action;
-use protocol::id::{CommandId, FleetId, NodeId};
+use protocol::deployment::spec::{Image, Service, Spec};
+use protocol::id::{CommandId, DeploymentId, FleetId, NodeId};
 use protocol::key::{PublicKey, SigningKey};
 use protocol::label::Labels;
 use protocol::selector::Selector;
@@ -398,6 +400,61 @@ impl Machine {
         })
     }
 
+    /// An operator applies another revision of the one deployment, as soon as the
+    /// rollout before has ended. Returns its number when it was accepted.
+    pub(crate) fn apply(&mut self, now: u64) -> Option<u32> {
+        let fleet = Arc::clone(self.live.as_ref()?);
+        let known = fleet.deployments().named("app");
+        let base = known.map_or(0, |known| known.newest_number());
+        let revision = base + 1;
+        let mut spec = Spec::default();
+        let image = Image {
+            reference: format!("registry.example.net/app:{revision}"),
+            ..Image::default()
+        };
+        let service = Service {
+            image,
+            ..Service::default()
+        };
+        spec.services.insert("app".to_owned(), service);
+        let operation = Operation::ApplyDeployment(ApplyDeployment {
+            name: "app".to_owned(),
+            base,
+            selector: Selector::every(),
+            spec: Box::new(spec),
+            how: Box::new(How {
+                params: self.params(),
+                present: BTreeSet::new(),
+                empty: EmptyAim::Refuse,
+            }),
+        });
+        let events = self.submit(self.admin?, operation, now)?;
+        (!events.is_empty()).then_some(revision)
+    }
+
+    /// A rollout that ends within minutes, and goes on or back by chance.
+    fn params(&mut self) -> Params {
+        let mut params = Params {
+            silent_deadline_ms: 60_000,
+            deadline_ms: 5 * 60_000,
+            on_inconclusive: OnInconclusive::Continue,
+            on_halt: [OnHalt::Keep, OnHalt::Revert, OnHalt::Pause][self.chance.index(3)],
+            commit: [CommitMode::PerTarget, CommitMode::Barrier][self.chance.index(2)],
+            ..Params::default()
+        };
+        for wave in &mut params.waves {
+            wave.soak_ms = 5_000;
+        }
+        params
+    }
+
+    /// What nodes are to have of a deployment, from the intake's disk.
+    pub(crate) fn orders(&self, deployment: DeploymentId) -> Vec<(NodeId, StoredDesired)> {
+        assert!(self.running.is_none(), "two may not open one disk");
+        let intake = self.open_intake().unwrap();
+        intake.desired_of(deployment, None, 1000).unwrap()
+    }
+
     /// An operator cancels a command.
     pub(crate) fn cancel(&mut self, command: CommandId, now: u64) {
         if let Some(admin) = self.admin {
@@ -493,9 +550,16 @@ impl Machine {
                     counts,
                     merkle_root,
                 }),
-                DeskEvent::Decided(decision) => Operation::RecordRollout(RecordRollout {
-                    decision: *decision,
-                }),
+                DeskEvent::Decided(decision) => {
+                    let fleet = self.live.as_ref();
+                    let known = fleet.and_then(|it| it.rollouts().get(decision.rollout()));
+                    if known.is_none_or(|known| known.course.check(&decision).is_err()) {
+                        continue;
+                    }
+                    Operation::RecordRollout(RecordRollout {
+                        decision: *decision,
+                    })
+                }
                 DeskEvent::Gone(deployment) => {
                     Operation::ForgetDeployment(ForgetDeployment { deployment })
                 }

@@ -78,7 +78,7 @@ impl Faults {
     fn happen(&mut self, world: &mut World) {
         let now = world.now;
         let index = self.chance.index(world.hosts.len());
-        match self.chance.below(20) {
+        match self.chance.below(23) {
             0..=4 => world.issue(Some(index)),
             5..=6 => world.issue(None),
             7 => {
@@ -129,6 +129,11 @@ impl Faults {
                     host.disk.fail(true);
                     self.repair(now, 60_000, Repair::NodeDisk(index));
                 }
+            }
+            19..=21 => {
+                let fails = self.chance.below(3) == 0;
+                let share = self.chance.below(3);
+                world.apply(fails.then_some(share));
             }
             _ => {
                 world.machine.fail_disks(true);

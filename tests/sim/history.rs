@@ -19,6 +19,8 @@ const LOST_BEFORE_POWER_CUT_MS: u64 = 15 * 60_000 + 2 * FRAME_EVERY_MS;
 pub(crate) struct History {
     /// Commands that the engine accepted.
     pub(crate) issued: Vec<CommandId>,
+    /// Revisions that the engine accepted.
+    pub(crate) applied: BTreeSet<u32>,
     acknowledged: Acknowledged,
 }
 
@@ -62,6 +64,8 @@ impl History {
 /// controller's machine is off.
 pub(crate) fn check(world: &World) {
     let targets = world.machine.targets();
+    invariant_every_rollout_ends(world);
+    invariant_hosts_hold_what_they_are_to_have(world);
     invariant_every_command_ends(world, &targets);
     invariant_no_command_takes_effect_twice(world);
     invariant_final_states_tell_the_truth(world, &targets);
@@ -86,6 +90,46 @@ pub(crate) fn check(world: &World) {
 }
 
 type Targets = std::collections::BTreeMap<(CommandId, NodeId), TargetState>;
+
+fn invariant_every_rollout_ends(world: &World) {
+    let fleet = world.machine.live.as_ref().unwrap();
+    let open: Vec<_> = fleet.rollouts().open().map(|it| it.id).collect();
+    assert!(open.is_empty(), "rollouts did not end: {open:?}");
+    for revision in &world.history.applied {
+        let ended = fleet.rollouts().iter().any(|it| it.revision == *revision);
+        assert!(
+            ended,
+            "revision {revision} was accepted and never rolled out"
+        );
+    }
+}
+
+/// The newest order of each node is the one that it holds, and what runs there is
+/// what was ordered, or what was there before where that failed.
+fn invariant_hosts_hold_what_they_are_to_have(world: &World) {
+    let fleet = world.machine.live.as_ref().unwrap();
+    for deployment in fleet.deployments().iter() {
+        for (node, order) in world.machine.orders(deployment.id) {
+            let host = world.hosts.iter().find(|host| host.id() == node).unwrap();
+            let (generation, runs) = host.holds(deployment.id, world.now);
+            assert!(
+                generation >= order.generation,
+                "{node} holds generation {generation}, and {} was ordered",
+                order.generation
+            );
+            let wanted = order.want.revision();
+            let fails = wanted.is_some_and(|revision| host.fails.contains(&revision));
+            assert!(
+                fails || runs == wanted,
+                "{node} runs {runs:?}, and {wanted:?} is wanted"
+            );
+            assert!(
+                runs.is_none_or(|runs| !host.fails.contains(&runs)),
+                "{node} runs {runs:?}, which fails there"
+            );
+        }
+    }
+}
 
 fn invariant_every_command_ends(world: &World, targets: &Targets) {
     for command in &world.history.issued {

@@ -1,20 +1,23 @@
 //! One simulated host: the agent's core over a simulated disk, and an executor
 //! that only counts effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::domain::deployment::record::{Failure, Stage};
 use agent::domain::time::{Moment, Tick};
 use agent::node::{Action, Identity, Input, LinkState, Node, Setup};
 use agent::store::disk::Disk;
 use agent::store::spool::MemorySpool;
-use agent::store::{FrameEntry, Limits, RedbDisk};
+use agent::store::{Deployments, FrameEntry, Limits, RedbDisk};
 use harness::sim::chance::Chance;
 use harness::sim::disk::SimDisk;
+use protocol::ErrorCode;
 use protocol::command::{Command, Outcome, Receipt};
-use protocol::id::{CommandId, NodeId};
+use protocol::deployment::desired::Desired;
+use protocol::id::{CommandId, DeploymentId, NodeId};
 use protocol::session::BootId;
 use protocol::telemetry::Tier;
 use protocol::time::UnixMillis;
@@ -48,6 +51,12 @@ pub(crate) struct Host {
     booted_at: u64,
     boot: BootId,
     running: Vec<(u64, Command)>,
+    /// Orders that are worked on: when the next step is done, and of which order.
+    changing: Vec<(u64, DeploymentId, u64)>,
+    /// Revisions that fail on this host.
+    pub(crate) fails: BTreeSet<u32>,
+    /// What each generation ordered: no two orders may have one.
+    pub(crate) ordered: BTreeMap<u64, Desired>,
     pub(crate) next_frame: u64,
     pub(crate) connected: bool,
     pub(crate) reconnect_at: u64,
@@ -80,6 +89,9 @@ impl Host {
             booted_at: 0,
             boot: BootId(chance.bytes()),
             running: Vec::new(),
+            changing: Vec::new(),
+            fails: BTreeSet::new(),
+            ordered: BTreeMap::new(),
             next_frame: chance.below(FRAME_EVERY_MS),
             connected: false,
             reconnect_at: chance.below(5_000),
@@ -129,7 +141,11 @@ impl Host {
             seed: self.chance.draw(),
         };
         match Node::open(self.identity.clone(), setup, self.moment(now)) {
-            Ok((node, _recovered)) => self.core = Some(node),
+            Ok((node, _recovered)) => {
+                let records = Arc::clone(node.deployments());
+                self.core = Some(node);
+                self.look_at_orders(&records, now);
+            }
             Err(error) => {
                 // A disk that is failing just now: systemd tries again.
                 self.problems.push(error.to_string());
@@ -144,6 +160,7 @@ impl Host {
     pub(crate) fn kill(&mut self, now: u64) {
         self.core = None;
         self.running.clear();
+        self.changing.clear();
         self.disk.kill();
         self.down(now);
     }
@@ -152,6 +169,7 @@ impl Host {
     pub(crate) fn cut_power(&mut self, now: u64) {
         self.core = None;
         self.running.clear();
+        self.changing.clear();
         self.disk.crash(&mut self.chance);
         self.spool = MemorySpool::default();
         self.boot = BootId(self.chance.bytes());
@@ -191,7 +209,9 @@ impl Host {
             .wakes_at()
             .map_or(u64::MAX, |(tick, _)| self.booted_at + tick.0);
         let running = self.running.iter().map(|(at, _)| *at).min();
+        let changing = self.changing.iter().map(|(at, _, _)| *at).min();
         core.min(self.next_frame)
+            .min(changing.unwrap_or(u64::MAX))
             .min(running.unwrap_or(u64::MAX))
             .min(if self.connected {
                 u64::MAX
@@ -225,6 +245,7 @@ impl Host {
             let receipt = self.receipt(&command, Outcome::Succeeded, now);
             sent.extend(self.step(Input::Finished(Box::new(receipt)), now));
         }
+        sent.extend(self.change(now));
         sent.extend(self.step(Input::Tick, now));
         self.invariant_a_core_sleeps_when_nothing_is_due(now);
         sent
@@ -285,14 +306,14 @@ impl Host {
                 Action::Publish { topic, bytes } => sent.push(Sent { topic, bytes }),
                 Action::Start(command) => self.begin(*command, now),
                 Action::Cancel(command) => cancelled.push(command),
+                Action::Deployments(records) => self.look_at_orders(&records, now),
                 Action::Link(state) => self.link_up = state == LinkState::Up,
                 Action::Reconnect => {
                     self.connected = false;
                     self.reconnect_at = now + 200;
                 }
                 Action::Problem { code, detail } => self.problems.push(format!("{code}: {detail}")),
-                Action::Deployments(_)
-                | Action::Live(_)
+                Action::Live(_)
                 | Action::Named { .. }
                 | Action::Trust(..)
                 | Action::FetchTrust
@@ -315,6 +336,76 @@ impl Host {
         *self.effects.entry(command.id).or_insert(0) += 1;
         let takes = 50 + self.chance.below(30_000);
         self.running.push((now + takes, command));
+    }
+
+    /// Takes up the orders that have not ended.
+    fn look_at_orders(&mut self, records: &Deployments, now: u64) {
+        for record in records.values() {
+            let order = &record.desired;
+            let known = self
+                .ordered
+                .entry(order.generation)
+                .or_insert_with(|| order.clone());
+            assert_eq!(
+                known, order,
+                "two orders of {} have one generation",
+                self.identity.node
+            );
+            let key = (order.deployment, order.generation);
+            let busy = self.changing.iter().any(|(_, d, g)| (*d, *g) == key);
+            if record.is_open() && !busy {
+                let takes = 200 + self.chance.below(15_000);
+                self.changing.push((now + takes, key.0, key.1));
+            }
+        }
+    }
+
+    /// Moves the changes on whose time has come, as an engine would: begun, then
+    /// healthy, or failed and put back.
+    fn change(&mut self, now: u64) -> Vec<Sent> {
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.changing)
+            .into_iter()
+            .partition(|(at, _, _)| *at <= now);
+        self.changing = later;
+        let at = super::world::unix(now);
+        let mut sent = Vec::new();
+        for (_, deployment, generation) in due {
+            let record = self
+                .core
+                .as_ref()
+                .and_then(|core| core.deployments().get(&deployment).cloned());
+            let Some(record) = record.filter(|it| it.desired.generation == generation) else {
+                continue;
+            };
+            let fails = record
+                .wanted()
+                .is_some_and(|target| self.fails.contains(&target.revision));
+            let transition = match &record.stage {
+                Stage::New => record.begin(),
+                Stage::Changing if fails => {
+                    let failure = Failure::new(ErrorCode::WorkloadExited, "it ended at once");
+                    record.fail(failure, at)
+                }
+                Stage::Changing => record.succeed(at),
+                Stage::Reverting(_) => record.reverted(None, at),
+                Stage::AwaitingCommit | Stage::Settled(..) => continue,
+            };
+            sent.extend(self.step(Input::Deployment(Box::new(transition)), now));
+        }
+        sent
+    }
+
+    /// The generation that the host holds, and the revision that runs there.
+    pub(crate) fn holds(&self, deployment: DeploymentId, now: u64) -> (u64, Option<u32>) {
+        let Some(core) = &self.core else {
+            return (0, None);
+        };
+        let record = core.deployments().get(&deployment);
+        let runs = record.and_then(|record| record.committed.as_ref());
+        (
+            core.status(self.moment(now)).generation,
+            runs.map(|target| target.revision),
+        )
     }
 
     /// What waits for an acknowledgement, by stream.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use harness::sim::net::Weather;
 use harness::{clock, say};
+use protocol::deployment::desired::Want;
 
 use super::faults::Faults;
 use super::history;
@@ -151,6 +152,71 @@ fn a_controller_restored_from_an_hour_ago_is_obeyed_and_says_what_it_lost() {
         assert_eq!(host.effects.get(&forgotten), Some(&1), "not again");
     }
     assert!(world.machine.suspected.is_empty());
+}
+
+#[test]
+fn a_node_that_was_offline_through_a_whole_rollout_converges_when_it_is_back() {
+    let mut world = World::new(9, 3);
+    let faults = &mut Faults::none();
+    world.run(MINUTE, faults);
+    world.apply(None);
+    world.run(12 * MINUTE, faults);
+    world.cut(2);
+    world.run(15 * MINUTE, faults);
+    world.apply(None);
+    world.run(27 * MINUTE, faults);
+    let deployment = {
+        let fleet = world.machine.live.as_ref().unwrap();
+        assert_eq!(
+            fleet.rollouts().open().count(),
+            0,
+            "it ended without the node"
+        );
+        fleet.deployments().named("app").unwrap().id
+    };
+    assert_eq!(world.hosts[2].holds(deployment, world.now).1, Some(1));
+    world.heal(2);
+    world.run(35 * MINUTE, faults);
+    for host in &world.hosts {
+        assert_eq!(
+            host.holds(deployment, world.now).1,
+            Some(2),
+            "{}",
+            host.id()
+        );
+    }
+    world.settle();
+    history::check(&world);
+}
+
+#[test]
+fn a_bad_revision_halts_and_every_node_runs_the_one_before() {
+    let mut world = World::new(10, 3);
+    let faults = &mut Faults::none();
+    world.run(MINUTE, faults);
+    world.apply(None);
+    world.run(12 * MINUTE, faults);
+    world.apply(Some(0));
+    world.run(24 * MINUTE, faults);
+    let fleet = world.machine.live.as_ref().unwrap();
+    let deployment = fleet.deployments().named("app").unwrap().id;
+    assert_eq!(fleet.deployments().named("app").unwrap().settled, Some(1));
+    let tried = world.hosts.iter().filter(|host| {
+        host.ordered
+            .values()
+            .any(|order| matches!(&order.want, Want::Run(target) if target.revision == 2))
+    });
+    assert_eq!(tried.count(), 1, "the canary alone");
+    for host in &world.hosts {
+        assert_eq!(
+            host.holds(deployment, world.now).1,
+            Some(1),
+            "{}",
+            host.id()
+        );
+    }
+    world.settle();
+    history::check(&world);
 }
 
 #[test]

@@ -268,6 +268,21 @@ impl World {
         }
     }
 
+    /// An operator applies another revision of the one deployment. When it is a bad
+    /// one, it fails on all hosts but `share`.
+    pub(crate) fn apply(&mut self, bad: Option<u64>) {
+        let Some(revision) = self.machine.apply(self.now) else {
+            return;
+        };
+        if let Some(share) = bad {
+            let well = usize::try_from(share).unwrap_or(0);
+            for host in self.hosts.iter_mut().skip(well) {
+                host.fails.insert(revision);
+            }
+        }
+        self.history.applied.insert(revision);
+    }
+
     /// The controller's machine goes off for good, so that its disks can be read.
     pub(crate) fn settle(&mut self) {
         let now = self.now;

@@ -18,6 +18,8 @@ mod clock;
 #[cfg(test)]
 mod container_logs;
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod docker;
@@ -35,5 +37,7 @@ mod kill;
 mod metrics;
 #[cfg(test)]
 mod remote_write;
+#[cfg(test)]
+mod rollout;
 #[cfg(test)]
 mod walk;

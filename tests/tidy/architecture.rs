@@ -86,7 +86,11 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         name: "bollard::",
-        owners: &["agent/src/sampling", "agent/src/command"],
+        owners: &[
+            "agent/src/deploy/docker",
+            "agent/src/sampling",
+            "agent/src/command",
+        ],
     },
     Owned {
         name: "axum::",

@@ -115,11 +115,22 @@ where
             tracing::info!(
                 deployment = record.desired.name,
                 generation = record.desired.generation,
-                outcome = transition.result.as_ref().map(|result| result.outcome.name()),
-                code = transition.result.as_ref().and_then(|result| result.code.as_deref()),
+                outcome = transition
+                    .result
+                    .as_ref()
+                    .map(|result| result.outcome.name()),
+                code = transition
+                    .result
+                    .as_ref()
+                    .and_then(|result| result.code.as_deref()),
                 "a deployment goes on"
             );
             shared.core.keep(transition).await?;
+            // The record that is decided by next is the one that was kept, or what
+            // a newer order made of it.
+            if self.records.changed().await.is_err() {
+                return Err(CoreGone);
+            }
             return Ok(false);
         }
         self.tell(record).await?;

@@ -118,10 +118,7 @@ impl Files {
 
 /// Makes a directory that only its owner may enter, and those above it.
 pub(super) fn make_private(folder: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn read_name(name: &str) -> Option<FileCopy> {
@@ -187,8 +184,14 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&files.path(deployment, &copy(0o440))), 0o440);
         assert_eq!(mode(&files.path(deployment, &copy(0o4444))), 0o444);
-        assert_eq!(mode(files.path(deployment, &copy(0o440)).parent().unwrap()), 0o700);
-        assert_eq!(files.content(deployment, &"ab".repeat(32)).unwrap(), b"secret");
+        assert_eq!(
+            mode(files.path(deployment, &copy(0o440)).parent().unwrap()),
+            0o700
+        );
+        assert_eq!(
+            files.content(deployment, &"ab".repeat(32)).unwrap(),
+            b"secret"
+        );
         assert_eq!(files.copies(deployment).len(), 2);
         files.keep(deployment, &[copy(0o440)].into()).unwrap();
         assert_eq!(files.copies(deployment), [copy(0o440)].into());
@@ -207,7 +210,10 @@ mod tests {
         let resolved = |path: &str| resolve(&real.join(path));
         assert_eq!(resolved("srv").unwrap(), real.join("srv"));
         assert_eq!(resolved("srv/new/deep").unwrap(), real.join("srv/new/deep"));
-        assert_eq!(resolved("srv/out/passwd").unwrap(), Path::new("/etc/passwd"));
+        assert_eq!(
+            resolved("srv/out/passwd").unwrap(),
+            Path::new("/etc/passwd")
+        );
         assert!(resolved("srv/later").is_err());
         assert!(resolved("srv/later/x").is_err());
     }

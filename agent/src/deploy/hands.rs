@@ -60,7 +60,11 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
     pub(super) async fn observe(&self, record: &Record) -> Result<Observed, StepError> {
         let deployment = record.desired.deployment;
         let mut query = Query::default();
-        for target in record.wanted().into_iter().chain(record.committed.as_deref()) {
+        for target in record
+            .wanted()
+            .into_iter()
+            .chain(record.committed.as_deref())
+        {
             let goal = Goal::new(&record.desired.name, target);
             query
                 .images
@@ -103,9 +107,7 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
                 let goal = Goal::new(&record.desired.name, target(record, *revision)?);
                 let networks = goal.networks();
                 let network = networks.get(name).ok_or_else(|| unknown(name))?;
-                self.runtime
-                    .create_network(deployment, name, network)
-                    .await
+                self.runtime.create_network(deployment, name, network).await
             }
             Step::CreateVolume { revision, name } => {
                 let goal = Goal::new(&record.desired.name, target(record, *revision)?);

@@ -131,11 +131,8 @@ pub trait ContainerRuntime: Send + Sync {
     fn unpause(&self, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Stops a container: asks, waits for `grace`, kills.
-    fn stop(
-        &self,
-        id: &str,
-        grace: Duration,
-    ) -> impl Future<Output = Result<(), StepError>> + Send;
+    fn stop(&self, id: &str, grace: Duration)
+    -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Stops a container and removes it with its volumes that have no name.
     fn remove(
@@ -149,7 +146,8 @@ pub trait ContainerRuntime: Send + Sync {
 
     /// Calls `wake` whenever something happens to a deployment, until the engine
     /// breaks off.
-    fn watch(&self, wake: &(dyn Fn(DeploymentId) + Send + Sync)) -> impl Future<Output = ()> + Send;
+    fn watch(&self, wake: &(dyn Fn(DeploymentId) + Send + Sync))
+    -> impl Future<Output = ()> + Send;
 }
 
 /// The node's core, as far as deployments need it.

@@ -13,7 +13,9 @@ use protocol::policy::Refusal;
 
 use crate::domain::deployment::machine::{Class, StepError};
 use crate::domain::deployment::record::Stage;
-use world::{Behaviour, FakeContainer, WEB, When, World, checked, desired, run, service, spec, target};
+use world::{
+    Behaviour, FakeContainer, WEB, When, World, checked, desired, run, service, spec, target,
+};
 
 const A_WHILE: Duration = Duration::from_secs(40);
 
@@ -97,7 +99,10 @@ async fn with_the_same_port_the_old_one_is_stopped_first_and_started_again_on_fa
             .behaviour
             .insert("r.example/two".to_owned(), Behaviour::EndsAfter(5_000, 1));
     });
-    world.order(run(2, target(2, spec(&[("web", published(service("two")))]))));
+    world.order(run(
+        2,
+        target(2, spec(&[("web", published(service("two")))])),
+    ));
     world.run_for(Duration::from_secs(3)).await;
     assert_eq!(world.running("web"), ["2"]);
     world.run_for(A_WHILE).await;
@@ -113,12 +118,18 @@ async fn with_the_same_port_the_old_one_is_stopped_first_and_started_again_on_fa
 async fn revisions_that_fail_go_back_and_say_why() {
     for (behaviour, checks, code) in [
         (Behaviour::Ends(3), false, ErrorCode::WorkloadExited),
-        (Behaviour::EndsAfter(5_000, 1), false, ErrorCode::WorkloadExited),
+        (
+            Behaviour::EndsAfter(5_000, 1),
+            false,
+            ErrorCode::WorkloadExited,
+        ),
         (Behaviour::NeverHealthy, true, ErrorCode::WorkloadUnhealthy),
     ] {
         let world = with_revision_1(&web("one")).await;
         world.with(|inner| {
-            inner.behaviour.insert("r.example/two".to_owned(), behaviour);
+            inner
+                .behaviour
+                .insert("r.example/two".to_owned(), behaviour);
         });
         let mut new = service("two");
         if checks {
@@ -176,9 +187,8 @@ async fn what_did_not_change_is_left_running() {
     let world = with_revision_1(&both).await;
     let db = |world: &World| {
         world.with(|inner| {
-            let of = |c: &&FakeContainer| {
-                c.labels.get("flotilla.service").is_some_and(|s| s == "db")
-            };
+            let of =
+                |c: &&FakeContainer| c.labels.get("flotilla.service").is_some_and(|s| s == "db");
             inner.containers.iter().find(of).map(|c| c.id.clone())
         })
     };
@@ -205,15 +215,25 @@ async fn services_wait_for_what_they_depend_on() {
         for image in ["one", "two", "three"] {
             inner.registry.insert(format!("r.example/{image}"));
         }
-        inner
-            .behaviour
-            .insert("r.example/three".to_owned(), Behaviour::EndsAfter(20_000, 0));
+        inner.behaviour.insert(
+            "r.example/three".to_owned(),
+            Behaviour::EndsAfter(20_000, 0),
+        );
     });
-    let services = [("web", web), ("db", checked(service("one"))), ("job", service("three"))];
+    let services = [
+        ("web", web),
+        ("db", checked(service("one"))),
+        ("job", service("three")),
+    ];
     world.order(run(1, target(1, spec(&services))));
     world.run_for(Duration::from_secs(10)).await;
     assert!(world.running("web").is_empty());
-    assert!(world.state().detail.contains("waits for job to be completed"));
+    assert!(
+        world
+            .state()
+            .detail
+            .contains("waits for job to be completed")
+    );
     world.run_for(A_WHILE).await;
     assert_eq!(world.running("web"), ["1"]);
     assert_eq!(outcomes(&world), [(1, ChangeOutcome::Succeeded)]);
@@ -231,7 +251,11 @@ async fn what_a_hand_did_is_undone_and_named() {
         ("memory", "web: memory changed by hand"),
     ] {
         world.with(|inner| {
-            let at = inner.containers.iter().position(|c| !c.labels.is_empty()).unwrap();
+            let at = inner
+                .containers
+                .iter()
+                .position(|c| !c.labels.is_empty())
+                .unwrap();
             match hand {
                 "gone" => drop(inner.containers.remove(at)),
                 "stopped" => inner.containers[at].stop_by_hand(0),
@@ -239,7 +263,7 @@ async fn what_a_hand_did_is_undone_and_named() {
                 _ => inner.containers[at].settings.memory_bytes = 5,
             }
         });
-        world.run_for(Duration::from_secs(900)).await;
+        world.run_for(Duration::from_secs(90)).await;
         ends_on(&world, "1");
         let state = world.state();
         assert_eq!(state.phase, Phase::Running, "{hand}: {state:?}");
@@ -261,8 +285,15 @@ async fn a_difference_that_the_engine_keeps_is_not_repaired_for_ever() {
     world.order(run(1, target(1, spec(&[("web", limited)]))));
     world.run_for(Duration::from_secs(1_200)).await;
     let created = world.with(|inner| inner.log.iter().filter(|call| *call == "create").count());
-    assert!((2..=8).contains(&created), "{created}");
+    assert_eq!(created, 1);
     ends_on(&world, "1");
+    let state = world.state();
+    assert_eq!(state.phase, Phase::Running);
+    assert!(
+        state.detail.contains("sets memory of web"),
+        "{}",
+        state.detail
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +330,10 @@ async fn a_later_order_recalls_work_in_progress() {
     ends_on(&world, "1");
     assert_eq!(
         outcomes(&world)[1..],
-        [(2, ChangeOutcome::Superseded), (3, ChangeOutcome::Succeeded)]
+        [
+            (2, ChangeOutcome::Superseded),
+            (3, ChangeOutcome::Succeeded)
+        ]
     );
 }
 
@@ -311,7 +345,10 @@ async fn at_a_barrier_the_revision_before_is_kept_until_the_commit() {
     world.order(run(2, new.clone()));
     world.run_for(A_WHILE).await;
     let state = world.state();
-    assert_eq!((state.phase, state.current), (Phase::AwaitingCommit, Some(1)));
+    assert_eq!(
+        (state.phase, state.current),
+        (Phase::AwaitingCommit, Some(1))
+    );
     ends_on(&world, "2");
     // A breaker does not keep a node from committing what it runs.
     *world.refuse.lock().unwrap() = Some(refusal());
@@ -344,7 +381,10 @@ async fn the_gate_stops_changes_and_lets_rollbacks_removals_and_repairs_pass() {
     ends_on(&world, "1");
     let result = world.results().pop().unwrap();
     assert_eq!(result.outcome, ChangeOutcome::Refused);
-    assert_eq!((result.code.as_deref(), result.policy_epoch), (Some("breaker.open"), 4));
+    assert_eq!(
+        (result.code.as_deref(), result.policy_epoch),
+        (Some("breaker.open"), 4)
+    );
     world.with(|inner| inner.containers.retain(|c| c.labels.is_empty()));
     world.run_for(Duration::from_secs(120)).await;
     ends_on(&world, "1");
@@ -357,7 +397,10 @@ async fn the_gate_stops_changes_and_lets_rollbacks_removals_and_repairs_pass() {
     world.run_for(A_WHILE).await;
     assert!(world.running("web").is_empty());
     assert_eq!(world.state().phase, Phase::Removed);
-    assert_eq!(world.results().pop().unwrap().outcome, ChangeOutcome::Succeeded);
+    assert_eq!(
+        world.results().pop().unwrap().outcome,
+        ChangeOutcome::Succeeded
+    );
     foreign_is_there(&world);
 }
 
@@ -413,7 +456,10 @@ async fn nothing_is_running_that_the_engine_did_not_say_runs() {
         .filter(|workload| workload.revision == 2);
     for workload in never {
         assert!(
-            matches!(workload.state, WorkloadState::Fetching | WorkloadState::Pending),
+            matches!(
+                workload.state,
+                WorkloadState::Fetching | WorkloadState::Pending
+            ),
             "{workload:?}"
         );
     }
@@ -455,10 +501,15 @@ async fn configs_and_archives_come_from_the_controller() {
     wanted.on_failure = OnFailure::Revert;
     world.order(run(1, wanted.clone()));
     world.run_for(A_WHILE).await;
-    assert_eq!(world.results()[0].code.as_deref(), Some("archive.not_found"));
+    assert_eq!(
+        world.results()[0].code.as_deref(),
+        Some("archive.not_found")
+    );
     world.with(|inner| {
         inner.contents.insert(digest(&archive), archive);
-        inner.contents.insert(digest(&config), b"listen = 2".to_vec());
+        inner
+            .contents
+            .insert(digest(&config), b"listen = 2".to_vec());
     });
     world.order(run(2, wanted));
     world.run_for(Duration::from_secs(20)).await;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 use crate::config::Config;
+use crate::deploy::docker;
 
 /// How long the engine may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -84,11 +85,7 @@ pub(super) async fn watch_engine(
 async fn ask(socket: &Path, client: &mut Option<Docker>) -> Option<Engine> {
     let question = async {
         if client.is_none() {
-            let made = Docker::connect_with_unix(
-                socket.to_str()?,
-                ANSWER_MAX.as_secs(),
-                bollard::API_DEFAULT_VERSION,
-            );
+            let made = docker::client(socket, ANSWER_MAX.as_secs());
             *client = Some(made.ok()?.negotiate_version().await.ok()?);
         }
         let docker = client.as_ref()?;

@@ -210,7 +210,10 @@ fn deployment_lines(state: &DeploymentState, now: UnixMillis) -> Vec<String> {
         text
     });
     let drift = state.drift.iter().map(|what| format!("  put back: {what}"));
-    std::iter::once(head).chain(workloads).chain(drift).collect()
+    std::iter::once(head)
+        .chain(workloads)
+        .chain(drift)
+        .collect()
 }
 
 fn command_line(command: &super::report::CommandStatus, now: UnixMillis) -> String {

@@ -6,6 +6,9 @@ mod disk_faults;
 use std::path::Path;
 
 use protocol::command::{Action, Outcome};
+use protocol::deployment::desired::{Desired, Want as Wanted};
+use protocol::deployment::limit::DEPLOYMENTS_PER_NODE_MAX;
+use protocol::id::DeploymentId;
 use protocol::session::BootId;
 use protocol::state::{Facts, StateValue};
 
@@ -523,4 +526,122 @@ fn flash_stays_within_its_budget() {
     }
     let offline = store.stats().flash_bytes - before;
     assert!(offline < 5_000_000, "{offline} bytes a day offline");
+}
+
+fn order(generation: u64, n: u8) -> Desired {
+    Desired {
+        deployment: DeploymentId::from_bytes([n; 10]),
+        number: u16::from(n),
+        name: format!("d{n}"),
+        generation,
+        at: UnixMillis(0),
+        want: Wanted::Remove,
+    }
+}
+
+fn deployment_results(store: &mut Store) -> usize {
+    let all = store.read_entries(Stream::Control, &(1..500).collect::<Vec<_>>());
+    let kind = EntryKind::DEPLOYMENT_RESULT;
+    all.unwrap()
+        .iter()
+        .filter(|(_, one)| one.kind == kind)
+        .count()
+}
+
+#[test]
+fn orders_are_durable_with_their_generation_and_older_ones_move_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.redb");
+    let open = || open_on(RedbDisk::file(&path), MemorySpool::default()).0;
+    let mut store = open();
+    assert_eq!(store.generation(), 0);
+    store.take_desired(order(4, 1), UnixMillis(1));
+    assert_eq!(store.generation(), 0, "not before it is durable");
+    assert!(store.settle(true, UnixMillis(1), Tick(1)).deployments);
+    assert_eq!(store.generation(), 4);
+    store.take_desired(order(3, 1), UnixMillis(1));
+    store.take_desired(order(4, 2), UnixMillis(1));
+    let settled = store.settle(true, UnixMillis(1), Tick(2));
+    assert!(!settled.deployments);
+    drop(store);
+    let mut store = open();
+    assert_eq!((store.generation(), store.deployments().len()), (4, 1));
+    let id = DeploymentId::from_bytes([1; 10]);
+    let record = Arc::clone(&store.deployments()[&id]);
+    let begun = record.begin();
+    let done = begun.record.succeed(UnixMillis(2));
+    // A result is told once, however often it is decided.
+    store.keep_deployment(begun);
+    store.keep_deployment(done.clone());
+    store.keep_deployment(done.clone());
+    store.settle(true, UnixMillis(1), Tick(1));
+    drop(store);
+    let mut store = open();
+    assert_eq!(deployment_results(&mut store), 1);
+    assert!(store.deployments()[&id].is_gone());
+    // A late word about an older order is left out.
+    store.take_desired(order(5, 1), UnixMillis(1));
+    store.keep_deployment(done);
+    store.settle(true, UnixMillis(1), Tick(1));
+    assert_eq!(store.deployments()[&id].desired.generation, 5);
+    assert_eq!(deployment_results(&mut store), 1);
+}
+
+#[test]
+fn a_full_disk_keeps_the_generation_back_until_it_works_again() {
+    let disk = MemoryDisk::default();
+    let (mut store, _) = open_on(disk.clone(), MemorySpool::default());
+    disk.set_full(true);
+    store.take_desired(order(1, 1), UnixMillis(1));
+    let settled = store.settle(true, UnixMillis(1), Tick(1));
+    assert!(!settled.deployments && !store.is_written());
+    assert_eq!(store.generation(), 0);
+    disk.set_full(false);
+    let settled = store.settle(true, UnixMillis(1), Tick(10_000));
+    assert!(settled.deployments && store.is_written());
+    assert_eq!(store.generation(), 1);
+}
+
+#[test]
+fn a_node_has_so_many_deployments_and_forgets_those_that_are_gone() {
+    let (mut store, _) = open_on(MemoryDisk::default(), MemorySpool::default());
+    let most = u8::try_from(DEPLOYMENTS_PER_NODE_MAX).unwrap();
+    for n in 1..=most {
+        store.take_desired(order(u64::from(n), n), UnixMillis(1));
+    }
+    store.take_desired(order(100, 200), UnixMillis(1));
+    assert_eq!(store.deployments().len(), usize::from(most));
+    store.settle(true, UnixMillis(1), Tick(1));
+    assert_eq!(
+        deployment_results(&mut store),
+        1,
+        "the one too many is refused"
+    );
+    let gone = store.deployments()[&DeploymentId::from_bytes([7; 10])].begin();
+    let gone = gone.record.succeed(UnixMillis(1));
+    store.keep_deployment(gone);
+    store.take_desired(order(101, 201), UnixMillis(1));
+    assert_eq!(store.deployments().len(), usize::from(most));
+    let taken = DeploymentId::from_bytes([201; 10]);
+    assert!(store.deployments().contains_key(&taken));
+}
+
+/// A file of the version before there were deployments has no table for them.
+#[test]
+fn a_file_from_before_deployments_opens() {
+    use redb::ReadableDatabase as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.redb");
+    drop(open_on(RedbDisk::file(&path), MemorySpool::default()));
+    let table: redb::TableDefinition<'_, &[u8; 10], &[u8]> =
+        redb::TableDefinition::new("deployments");
+    let database = redb::Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    assert!(write.delete_table(table).unwrap());
+    write.commit().unwrap();
+    assert!(database.begin_read().unwrap().open_table(table).is_err());
+    drop(database);
+    let (store, _) = open_on(RedbDisk::file(&path), MemorySpool::default());
+    assert!(store.deployments().is_empty());
+    assert_eq!(store.generation(), 0);
 }

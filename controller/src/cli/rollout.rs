@@ -653,7 +653,8 @@ mod tests {
 
     impl std::io::Write for Paper {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            let mut paper = self.0.lock().map_err(|_| std::io::ErrorKind::Other)?;
+            paper.extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {

@@ -98,17 +98,17 @@ impl Operations {
         let mut spec = project.spec.clone();
         let notes = self.pin_images(&mut spec).await;
         let operation = Operation::ApplyDeployment(apply::ApplyDeployment {
-            name,
+            name: name.clone(),
             base: asked.base,
             selector,
             spec: Box::new(spec),
             how: self.how(params, asked.allow_empty),
         });
         if asked.dry_run {
-            return self.preview(who, &operation, notes);
+            return self.preview(who, name, &operation, notes);
         }
         self.keep_contents(project).await?;
-        self.change_deployment(who, operation, notes).await
+        self.change_deployment(who, name, operation, notes).await
     }
 
     /// Goes back to an earlier revision; or says what would happen.
@@ -124,16 +124,19 @@ impl Operations {
     ) -> Result<ApplyAnswer, Failure> {
         let fleet = self.engine.fleet();
         self.reach(who, &fleet, ("deployment", "apply"))?;
+        let known = find(&fleet, name)?;
+        let name = known.name.clone();
         let operation = Operation::RollBackDeployment(apply::RollBackDeployment {
-            deployment: find(&fleet, name)?.id,
+            deployment: known.id,
             base: asked.base,
             to: asked.to,
             how: self.how(parameters(asked.rollout)?, false),
         });
         if asked.dry_run {
-            return self.preview(who, &operation, Vec::new());
+            return self.preview(who, name, &operation, Vec::new());
         }
-        self.change_deployment(who, operation, Vec::new()).await
+        self.change_deployment(who, name, operation, Vec::new())
+            .await
     }
 
     /// Takes a deployment from every node.
@@ -394,8 +397,8 @@ impl Operations {
         notes
     }
 
-    fn how(&self, params: Params, allow_empty: bool) -> How {
-        How {
+    fn how(&self, params: Params, allow_empty: bool) -> Box<How> {
+        Box::new(How {
             params,
             present: self.uplink.nodes_up(),
             empty: if allow_empty {
@@ -403,13 +406,14 @@ impl Operations {
             } else {
                 EmptyAim::Refuse
             },
-        }
+        })
     }
 
     /// What an operation would lead to; nothing is changed, a denial is recorded.
     fn preview(
         &self,
         who: &Who,
+        name: String,
         operation: &Operation,
         notes: Vec<String>,
     ) -> Result<ApplyAnswer, Failure> {
@@ -433,17 +437,18 @@ impl Operations {
             })?;
         let Decided { events, targets } = decided;
         let nodes = targets.map(|targets| targets.nodes).unwrap_or_default();
-        Ok(self.answer(&fleet, operation, &events, &nodes, notes, true))
+        Ok(Self::answer(&fleet, name, &events, &nodes, notes, true))
     }
 
     async fn change_deployment(
         &self,
         who: &Who,
+        name: String,
         operation: Operation,
         notes: Vec<String>,
     ) -> Result<ApplyAnswer, Failure> {
         let before = self.engine.fleet();
-        let applied = self.submit(who, operation.clone()).await?;
+        let applied = self.submit(who, operation).await?;
         let nodes = match rollout_in(&applied.events) {
             Some(started) => {
                 let count = started.waves.iter().map(|size| *size as usize).sum();
@@ -452,7 +457,7 @@ impl Operations {
             None if applied.events.is_empty() => Vec::new(),
             None => return Err(unexpected(&applied.events)),
         };
-        let mut answer = self.answer(&before, &operation, &applied.events, &nodes, notes, false);
+        let mut answer = Self::answer(&before, name, &applied.events, &nodes, notes, false);
         if let Some(started) = rollout_in(&applied.events) {
             let fleet = self.engine.fleet();
             let rollout = fleet.rollouts().existing(started.rollout)?;
@@ -471,22 +476,13 @@ impl Operations {
 
     /// The answer to a change, from the state that it was decided on.
     fn answer(
-        &self,
         before: &Fleet,
-        operation: &Operation,
+        name: String,
         events: &[Event],
         nodes: &[NodeId],
         notes: Vec<String>,
         dry_run: bool,
     ) -> ApplyAnswer {
-        let name = match operation {
-            Operation::ApplyDeployment(asked) => asked.name.clone(),
-            Operation::RollBackDeployment(asked) => before
-                .deployments()
-                .get(asked.deployment)
-                .map_or_else(String::new, |known| known.name.clone()),
-            _ => String::new(),
-        };
         let known = before.deployments().named(&name).map(AsRef::as_ref);
         let mut answer = ApplyAnswer {
             name,

@@ -19,6 +19,7 @@ use crate::command::capture::{Capture, fit};
 use crate::command::ending::{Ending, Stopped};
 use crate::command::progress::TICK;
 use crate::command::task::Context;
+use crate::deploy::docker;
 
 /// Longest container name, in bytes: the engine sets none, and an id has 64.
 const CONTAINER_BYTES_MAX: usize = 128;
@@ -132,7 +133,7 @@ async fn connect(socket: &Path, timeout_s: u64) -> Result<Docker, ContainerError
         socket: text.clone(),
         source,
     };
-    Docker::connect_with_unix(&text, timeout_s.max(1), bollard::API_DEFAULT_VERSION)
+    docker::client(socket, timeout_s)
         .map_err(refuse)?
         .negotiate_version()
         .await

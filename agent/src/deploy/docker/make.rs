@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointSettings, HealthConfig, HostConfig,
-    HostConfigLogConfig, Mount as EngineMount, MountTmpfsOptions, MountType,
-    NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig, PortBinding,
-    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+    HostConfigLogConfig, Mount as EngineMount, MountTmpfsOptions, MountType, NetworkConnectRequest,
+    NetworkCreateRequest, NetworkingConfig, PortBinding, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum, VolumeCreateRequest,
 };
 use protocol::ErrorCode;
 use protocol::deployment::spec::{
@@ -307,7 +307,8 @@ fn health(check: &Healthcheck) -> HealthConfig {
         }
         HealthTest::Shell(line) => Some(vec!["CMD-SHELL".to_owned(), line.clone()]),
     };
-    let nanos = |ms: Option<u64>| ms.and_then(|ms| i64::try_from(ms.saturating_mul(1_000_000)).ok());
+    let nanos =
+        |ms: Option<u64>| ms.and_then(|ms| i64::try_from(ms.saturating_mul(1_000_000)).ok());
     HealthConfig {
         test,
         interval: nanos(check.interval_ms),

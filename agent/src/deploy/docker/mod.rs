@@ -83,11 +83,7 @@ impl Engine {
         {
             return Ok(docker.clone());
         }
-        let made = async {
-            client(&socket, CLIENT_TIMEOUT_S)?
-                .negotiate_version()
-                .await
-        };
+        let made = async { client(&socket, CLIENT_TIMEOUT_S)?.negotiate_version().await };
         let docker = self.within(CALL, "be reached", made).await?;
         *lock(&self.client) = Some((socket, docker.clone()));
         Ok(docker)
@@ -261,10 +257,8 @@ impl ContainerRuntime for Engine {
 
     async fn start(&self, id: &str) -> Result<(), StepError> {
         let docker = self.docker().await?;
-        let call = docker.start_container(
-            id,
-            None::<bollard::query_parameters::StartContainerOptions>,
-        );
+        let call =
+            docker.start_container(id, None::<bollard::query_parameters::StartContainerOptions>);
         self.within(START, "start a container", call).await
     }
 
@@ -344,7 +338,16 @@ mod tests {
         ] {
             assert!(checked(name).is_ok(), "{name}");
         }
-        for name in ["", "../containers", "a/../b", "a?b", "a b", "a//b", "a#b", "a%2fb"] {
+        for name in [
+            "",
+            "../containers",
+            "a/../b",
+            "a?b",
+            "a b",
+            "a//b",
+            "a#b",
+            "a%2fb",
+        ] {
             assert!(checked(name).is_err(), "{name}");
         }
     }

@@ -121,9 +121,12 @@ impl Engine {
             class,
             detail,
         };
-        let file = tokio::fs::File::open(archive)
-            .await
-            .map_err(|error| bad(format!("the archive cannot be read: {error}"), Class::Passing))?;
+        let file = tokio::fs::File::open(archive).await.map_err(|error| {
+            bad(
+                format!("the archive cannot be read: {error}"),
+                Class::Passing,
+            )
+        })?;
         let options = ImportImageOptionsBuilder::default().build();
         let mut load = std::pin::pin!(docker.import_image_stream(options, parts(file), None));
         let mut loaded: Vec<String> = Vec::new();
@@ -133,9 +136,10 @@ impl Engine {
         {
             let info = info.map_err(|error| match &error {
                 Error::DockerResponseServerError { message, .. }
-                | Error::DockerStreamError { error: message } => {
-                    bad(format!("the engine does not load it: {message}"), Class::Final)
-                }
+                | Error::DockerStreamError { error: message } => bad(
+                    format!("the engine does not load it: {message}"),
+                    Class::Final,
+                ),
                 other => self.failed("load an archive", other),
             })?;
             let said = info.stream.unwrap_or_default();
@@ -242,7 +246,10 @@ struct Auth {
     password: Option<String>,
 }
 
-async fn login(settings: &Settings, registry: &str) -> Result<Option<DockerCredentials>, StepError> {
+async fn login(
+    settings: &Settings,
+    registry: &str,
+) -> Result<Option<DockerCredentials>, StepError> {
     let credentials = |user: String, password: String| DockerCredentials {
         username: Some(user),
         password: Some(password),
@@ -325,7 +332,8 @@ mod tests {
     async fn logins_come_from_their_files_and_the_own_ones_win() {
         let dir = tempfile::tempdir().unwrap();
         let (config, password) = (dir.path().join("config.json"), dir.path().join("password"));
-        let text = r#"{"auths": {"r.example": {"auth": "bWU6ZnJvbS1jb25maWc="}, "bad.example": {}}}"#;
+        let text =
+            r#"{"auths": {"r.example": {"auth": "bWU6ZnJvbS1jb25maWc="}, "bad.example": {}}}"#;
         std::fs::write(&config, text).unwrap();
         std::fs::write(&password, "from-file\n").unwrap();
         let mut settings = Settings {

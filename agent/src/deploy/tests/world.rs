@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::ErrorCode;
-use protocol::deployment::desired::{
-    Cause, Commit, Desired, HealthRule, OnFailure, Target, Want,
-};
+use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Target, Want};
 use protocol::deployment::observed::{DeploymentResult, DeploymentState};
 use protocol::deployment::spec::{
     HealthTest, Healthcheck, Image, Network, NetworkMode, Restart, Service, Spec, Volume,
@@ -320,7 +318,11 @@ impl World {
             inner
                 .containers
                 .iter()
-                .filter(|c| c.labels.get("flotilla.service").is_some_and(|s| s == service))
+                .filter(|c| {
+                    c.labels
+                        .get("flotilla.service")
+                        .is_some_and(|s| s == service)
+                })
                 .filter(|c| c.observe(&behaviour).run == Run::Running)
                 .map(|c| c.labels["flotilla.revision"].clone())
                 .collect()
@@ -449,7 +451,11 @@ impl ContainerRuntime for World {
                     .filter(|(_, of)| **of == deployment)
                     .map(|(name, _)| (name.clone(), true))
                     .collect(),
-                volumes: query.volumes.intersection(&inner.volumes).cloned().collect(),
+                volumes: query
+                    .volumes
+                    .intersection(&inner.volumes)
+                    .cloned()
+                    .collect(),
                 files: BTreeSet::new(),
             })
         })

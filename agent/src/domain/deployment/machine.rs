@@ -29,7 +29,7 @@ use protocol::time::UnixMillis;
 
 use super::goal::Goal;
 use super::observed::{Container, Health, Observed, Run};
-use super::plan::{Aim, End, Hints, Plan, Step, choose, end_of, plan};
+use super::plan::{Aim, ENGINES_OWN, End, Hints, Plan, Step, choose, differs, end_of, plan};
 use super::record::{Failure, Record, Stage, Transition};
 use crate::domain::backoff::Backoff;
 use crate::domain::time::{Moment, Tick};
@@ -52,8 +52,8 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 /// Attempts at one call that the engine answers with an error of its own.
 const ATTEMPTS_MAX: u32 = 4;
 
-/// Repairs of one service in a row after which a difference is taken as the
-/// engine's and left, or a workload as one that ends again and again.
+/// Repairs of one service in a row after which its workload is one that ends again
+/// and again.
 const REPAIRS_MAX: u32 = 3;
 
 /// A service that was left alone for as long as this is well again.
@@ -148,6 +148,10 @@ pub struct Machine {
     up_before: BTreeSet<String>,
     revive: BTreeSet<String>,
     repairs: BTreeMap<String, Repairs>,
+    /// Containers that were seen as they were to be made.
+    clean: BTreeSet<String>,
+    /// Services whose containers the engine makes otherwise, and in what.
+    tolerated: BTreeMap<String, String>,
     drift: Vec<String>,
     note: String,
     shown: Shown,
@@ -173,6 +177,8 @@ impl Machine {
             up_before: BTreeSet::new(),
             revive: BTreeSet::new(),
             repairs: BTreeMap::new(),
+            clean: BTreeSet::new(),
+            tolerated: BTreeMap::new(),
             drift: Vec::new(),
             note: String::new(),
             shown: Shown {
@@ -282,6 +288,8 @@ impl Machine {
             self.trouble = None;
             self.backoff.succeed();
             self.note.clear();
+            self.tolerated.clear();
+            self.repairs.clear();
         }
         if std::mem::take(&mut self.engine_lost) {
             self.course.progress_at = now.tick;
@@ -309,10 +317,7 @@ impl Machine {
             .collect();
         if seen != self.course.seen {
             let restarted_alone = seen.len() == self.course.seen.len()
-                && seen
-                    .iter()
-                    .zip(&self.course.seen)
-                    .all(|(a, b)| a.0 == b.0);
+                && seen.iter().zip(&self.course.seen).all(|(a, b)| a.0 == b.0);
             // A container that ends and is started again moves nothing forward.
             if !restarted_alone {
                 self.course.progress_at = now.tick;
@@ -364,7 +369,10 @@ impl Machine {
         };
         let name = record.desired.name.as_str();
         let goal = Goal::new(name, target);
-        let committed = record.committed.as_deref().map(|kept| Goal::new(name, kept));
+        let committed = record
+            .committed
+            .as_deref()
+            .map(|kept| Goal::new(name, kept));
         let spare = committed.as_ref().filter(|_| !self.course.verified);
         let mut planned = self.plan(Some(&goal), spare, observed, now);
         let changed = planned.changed.clone();
@@ -406,12 +414,19 @@ impl Machine {
         let (code, trouble) = self.trouble_text();
         let verifying = planned.steps.is_empty() && planned.waits.is_empty();
         if self.course.verified {
-            self.show(Phase::Verifying, code, joined(&["healthy; the old one goes", &trouble]));
+            self.show(
+                Phase::Verifying,
+                code,
+                joined(&["healthy; the old one goes", &trouble]),
+            );
         } else if fetches {
             let note = self.note.clone();
             self.show(Phase::Fetching, code, joined(&[&note, &trouble]));
         } else if verifying {
-            let since = self.healthy.as_ref().map(|(since, _)| now.tick.since(*since));
+            let since = self
+                .healthy
+                .as_ref()
+                .map(|(since, _)| now.tick.since(*since));
             let text = match since {
                 Some(since) => format!(
                     "healthy for {} s of {} s",
@@ -427,7 +442,11 @@ impl Machine {
                 .iter()
                 .map(|(service, wait)| format!("{service} {wait}"))
                 .collect();
-            self.show(Phase::Starting, code, joined(&[&waits.join(", "), &trouble]));
+            self.show(
+                Phase::Starting,
+                code,
+                joined(&[&waits.join(", "), &trouble]),
+            );
         }
     }
 
@@ -463,7 +482,10 @@ impl Machine {
         at: UnixMillis,
     ) -> Decision {
         let name = record.desired.name.as_str();
-        let goal = record.committed.as_deref().map(|kept| Goal::new(name, kept));
+        let goal = record
+            .committed
+            .as_deref()
+            .map(|kept| Goal::new(name, kept));
         if let Some(goal) = &goal {
             self.revive_stopped(goal, observed);
         }
@@ -480,7 +502,9 @@ impl Machine {
         self.show(Phase::Reverting, Some(failure.code.clone()), detail);
         self.wakes_at = now.tick.after(LOOK_SOON);
         let back = planned.steps.is_empty() && planned.waits.is_empty();
-        let patience = record.wanted().map_or(0, |target| target.health.progress_deadline_ms);
+        let patience = record
+            .wanted()
+            .map_or(0, |target| target.health.progress_deadline_ms);
         let stuck = now.tick.since(self.course.progress_at) >= Duration::from_millis(patience);
         let keep = if back {
             Some(record.reverted(None, at))
@@ -533,8 +557,9 @@ impl Machine {
         if let Some(failure) = failure {
             self.keep_failed(failure);
         }
-        self.show_kept(record, goal.as_ref(), observed, &planned);
-        let quiet = planned.steps.is_empty() && planned.waits.is_empty();
+        self.show_kept(record, goal.as_ref(), observed, &planned, now);
+        let paced = self.repairs.values().any(|one| now.tick < one.not_before);
+        let quiet = planned.steps.is_empty() && planned.waits.is_empty() && !paced;
         self.wakes_at = now.tick.after(if quiet { LOOK_LATER } else { LOOK_SOON });
         if quiet {
             self.backoff.succeed();
@@ -569,8 +594,9 @@ impl Machine {
         goal: Option<&Goal<'_>>,
         observed: &Observed,
         planned: &Plan,
+        now: Moment,
     ) {
-        let problem = goal.and_then(|goal| self.problem(goal, observed, planned));
+        let problem = goal.and_then(|goal| self.problem(goal, observed, planned, now));
         let failure = match &record.stage {
             Stage::Settled(_, failure) => failure.as_ref(),
             Stage::New | Stage::Changing | Stage::AwaitingCommit | Stage::Reverting(_) => None,
@@ -583,6 +609,10 @@ impl Machine {
             }
             shown.detail = joined(&[&shown.detail, &detail]);
         }
+        for (service, what) in &self.tolerated {
+            let text = format!("the engine sets {what} of {service} by itself");
+            shown.detail = joined(&[&shown.detail, &text]);
+        }
         self.show(shown.phase, shown.code, shown.detail);
     }
 
@@ -592,6 +622,7 @@ impl Machine {
         goal: &Goal<'_>,
         observed: &Observed,
         planned: &Plan,
+        now: Moment,
     ) -> Option<(ErrorCode, String)> {
         if let Some(trouble) = &self.trouble {
             return Some((trouble.code, trouble.detail.clone()));
@@ -600,7 +631,7 @@ impl Machine {
         let crashing = self
             .repairs
             .iter()
-            .find(|(_, repairs)| repairs.count >= REPAIRS_MAX);
+            .find(|(_, one)| one.count >= REPAIRS_MAX && now.tick < one.not_before);
         for (service, wanted) in &goal.services {
             let Some(container) = chosen.get(service) else {
                 return Some((ErrorCode::WorkloadStart, format!("{service} is not there")));
@@ -627,7 +658,10 @@ impl Machine {
         if let Some((service, repairs)) = crashing {
             return Some((
                 ErrorCode::WorkloadCrashLoop,
-                format!("{service} had to be put back {} times in a row", repairs.count),
+                format!(
+                    "{service} had to be put back {} times in a row",
+                    repairs.count
+                ),
             ));
         }
         let (service, wait) = planned.waits.iter().next()?;
@@ -654,11 +688,27 @@ impl Machine {
     }
 
     fn tolerated(&self) -> BTreeSet<String> {
-        self.repairs
-            .iter()
-            .filter(|(_, repairs)| repairs.count >= REPAIRS_MAX)
-            .map(|(service, _)| service.clone())
-            .collect()
+        self.tolerated.keys().cloned().collect()
+    }
+
+    /// Tells what a hand changed from what the engine made otherwise to begin with:
+    /// making that anew would change nothing.
+    fn note_differences(&mut self, goal: &Goal<'_>, observed: &Observed) {
+        let there = |id: &String| observed.containers.iter().any(|c| c.id == *id);
+        self.clean.retain(there);
+        for container in &observed.containers {
+            let Some((service, what)) = differs(goal, container) else {
+                continue;
+            };
+            if what.is_empty() {
+                self.clean.insert(container.id.clone());
+            } else if container.run == Run::Created
+                && !self.clean.contains(&container.id)
+                && what.iter().all(|one| ENGINES_OWN.contains(one))
+            {
+                self.tolerated.insert(service.to_owned(), what.join(", "));
+            }
+        }
     }
 
     fn plan(
@@ -670,6 +720,9 @@ impl Machine {
     ) -> Plan {
         self.repairs
             .retain(|_, repairs| now.tick.since(repairs.at) < REPAIRS_FORGOTTEN);
+        if let Some(goal) = goal {
+            self.note_differences(goal, observed);
+        }
         let tolerate = self.tolerated();
         let hints = Hints {
             revive: &self.revive,
@@ -794,6 +847,11 @@ impl Machine {
         }
         if let Some((code, detail)) = self.ended_badly(target, goal, observed, now) {
             return Some(self.failure(code, detail));
+        }
+        let spoilt = self.repairs.iter().find(|(_, one)| one.count > REPAIRS_MAX);
+        if let Some((service, _)) = spoilt {
+            let detail = format!("what is made for {service} is set otherwise again and again");
+            return Some(self.failure(ErrorCode::WorkloadStart, detail));
         }
         let health = target.health;
         let silent = now.tick.since(self.course.progress_at);
@@ -943,9 +1001,10 @@ impl Machine {
             if chosen.contains_key(service) {
                 continue;
             }
-            let fetching = planned.steps.iter().any(|step| {
-                matches!(step, Step::FetchImage { service: of, .. } if of == service)
-            });
+            let fetching = planned
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::FetchImage { service: of, .. } if of == service));
             let was_there = self.shown.phase == Phase::Running;
             let (state, detail) = match (fetching, was_there) {
                 (true, _) => (WorkloadState::Fetching, self.note.clone()),
@@ -981,7 +1040,12 @@ impl Machine {
     }
 
     /// The state that is reported.
-    pub fn state(&mut self, record: &Record, before: Option<&DeploymentState>, now: Moment) -> DeploymentState {
+    pub fn state(
+        &mut self,
+        record: &Record,
+        before: Option<&DeploymentState>,
+        now: Moment,
+    ) -> DeploymentState {
         let mut shown = self.shown.clone();
         if self.engine_lost
             && let Some(trouble) = &self.trouble
@@ -1021,9 +1085,7 @@ fn is_gated(record: &Record, target: &Target) -> bool {
 /// Whether a failed change is left as it is, for someone to look at.
 fn is_frozen(record: &Record) -> bool {
     match &record.desired.want {
-        Want::Run(target) => {
-            target.on_failure == protocol::deployment::desired::OnFailure::Keep
-        }
+        Want::Run(target) => target.on_failure == protocol::deployment::desired::OnFailure::Keep,
         Want::Remove => false,
     }
 }
@@ -1115,7 +1177,11 @@ fn bound_tails(workloads: &mut [Workload]) {
 }
 
 fn joined(parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| !part.is_empty())
+        .collect();
     parts.join("; ")
 }
 

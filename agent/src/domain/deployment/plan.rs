@@ -228,14 +228,43 @@ fn wanted_of<'g, 'a>(
     (wanted.hash == owner.hash).then_some((*service, wanted))
 }
 
-/// What a hand changed on a container.
+/// The service of a container that the goal wants, and how it is set otherwise than
+/// it was to be made.
+#[must_use]
+pub fn differs<'a>(goal: &Goal<'a>, container: &Container) -> Option<(&'a str, Vec<&'static str>)> {
+    let (service, wanted) = wanted_of(goal, container)?;
+    Some((service, differences(goal, service, wanted, container)))
+}
+
+/// Differences that an engine may make by itself, where it knows no such limit.
+pub const ENGINES_OWN: [&str; 5] = [
+    "memory",
+    "memory reservation",
+    "cpus",
+    "pids",
+    "restart policy",
+];
+
 fn difference(
     goal: &Goal<'_>,
     service: &str,
     wanted: &Wanted<'_>,
     container: &Container,
 ) -> Option<String> {
-    let revision = container.owner.as_ref()?.revision;
+    let found = differences(goal, service, wanted, container);
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+fn differences(
+    goal: &Goal<'_>,
+    service: &str,
+    wanted: &Wanted<'_>,
+    container: &Container,
+) -> Vec<&'static str> {
+    let Some(owner) = &container.owner else {
+        return Vec::new();
+    };
+    let revision = owner.revision;
     let meant = goal.settings(service, wanted, revision);
     let found = &container.settings;
     let Settings {
@@ -260,12 +289,11 @@ fn difference(
         ("restart policy", restart != found.restart),
         ("networks", networks != found.networks),
     ];
-    let changed: Vec<&str> = changes
-        .iter()
+    changes
+        .into_iter()
         .filter(|(_, changed)| *changed)
-        .map(|(what, _)| *what)
-        .collect();
-    (!changed.is_empty()).then(|| changed.join(", "))
+        .map(|(what, _)| what)
+        .collect()
 }
 
 /// Plans a round.
@@ -496,17 +524,17 @@ impl Round<'_, '_> {
             .iter()
             .find_map(|(needed, condition)| {
                 let container = self.chosen.get(needed.as_str());
-                let met = match condition {
-                    Condition::Started => {
-                        starting.contains(needed.as_str())
-                            || container.is_some_and(|c| c.was_started())
-                    }
-                    Condition::Healthy => {
-                        container.is_some_and(|c| c.is_up() && c.health == Some(Health::Healthy))
-                    }
-                    Condition::Completed => container
-                        .is_some_and(|c| c.run == Run::Exited && c.exit_code == Some(0)),
-                };
+                let met =
+                    match condition {
+                        Condition::Started => {
+                            starting.contains(needed.as_str())
+                                || container.is_some_and(|c| c.was_started())
+                        }
+                        Condition::Healthy => container
+                            .is_some_and(|c| c.is_up() && c.health == Some(Health::Healthy)),
+                        Condition::Completed => container
+                            .is_some_and(|c| c.run == Run::Exited && c.exit_code == Some(0)),
+                    };
                 (!met).then(|| self.wait_text(needed, *condition))
             })
     }

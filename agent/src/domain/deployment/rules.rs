@@ -232,7 +232,9 @@ impl Judged<'_> {
         let real = match resolved.get(path) {
             Some(Ok(real)) => real,
             Some(Err(reason)) => {
-                self.refuse(&format!("the path {path:?}, which cannot be resolved ({reason})"));
+                self.refuse(&format!(
+                    "the path {path:?}, which cannot be resolved ({reason})"
+                ));
                 return;
             }
             None => {
@@ -270,10 +272,11 @@ impl Judged<'_> {
             return;
         };
         let kind = volume.options.get("type").map_or("", String::as_str);
-        let bind = volume
-            .options
-            .get("o")
-            .is_some_and(|options| options.split(',').any(|option| option.trim().ends_with("bind")));
+        let bind = volume.options.get("o").is_some_and(|options| {
+            options
+                .split(',')
+                .any(|option| option.trim().ends_with("bind"))
+        });
         if bind || kind == "none" || kind.is_empty() {
             self.path(device, resolved, sockets);
         } else if !VOLUME_TYPES.contains(&kind) {

@@ -21,10 +21,15 @@ impl World {
     /// Lets nodes in, as join tokens do, with these names and sites.
     async fn admit(&self, nodes: &[(&str, &str)]) {
         let engine = &self.controller.engine;
-        let admin = engine.fleet().access().keys().next().map(|key| Caller::Principal {
-            id: key.principal,
-            key: key.id,
-        });
+        let admin = engine
+            .fleet()
+            .access()
+            .keys()
+            .next()
+            .map(|key| Caller::Principal {
+                id: key.principal,
+                key: key.id,
+            });
         for (number, (name, site)) in (1_u8..).zip(nodes) {
             let secret = SecretDigest::of(&[number; 32]);
             let pairs = [("site".to_owned(), (*site).to_owned())];
@@ -59,11 +64,13 @@ impl World {
     }
 
     async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
-        self.ask(Method::POST, &format!("/api/v1{path}"), body).await
+        self.ask(Method::POST, &format!("/api/v1{path}"), body)
+            .await
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
-        self.ask(Method::GET, &format!("/api/v1{path}"), json!({})).await
+        self.ask(Method::GET, &format!("/api/v1{path}"), json!({}))
+            .await
     }
 }
 
@@ -87,13 +94,20 @@ async fn a_project_is_planned_applied_steered_and_looked_at() {
     assert_eq!(plan["waves"][0]["size"], 1);
     // No registry answers there: applied by tag, and said so.
     let note = plan["notes"][0].as_str().unwrap();
-    assert!(note.contains("127.0.0.1:1/shop/web:1 is applied by its tag"), "{note}");
+    assert!(
+        note.contains("127.0.0.1:1/shop/web:1 is applied by its tag"),
+        "{note}"
+    );
 
     let (status, answer) = world.post("/deployments", web(0)).await;
     assert_eq!(status, 200, "{answer}");
     let rollout = answer["rollout"]["id"].as_str().unwrap().to_owned();
     assert_eq!(answer["revision"], 1);
-    assert_eq!(answer["changes"][0]["path"], "services.web.image");
+    let changes = answer["changes"].as_array().unwrap();
+    assert!(
+        changes.iter().any(|it| it["path"] == "services.web.image"),
+        "{answer}"
+    );
 
     // Of two who apply at once one wins, and the other is told.
     let (status, problem) = world.post("/deployments", web(0)).await;
@@ -104,21 +118,40 @@ async fn a_project_is_planned_applied_steered_and_looked_at() {
     assert_eq!(list["deployments"][0]["name"], "web");
     assert_eq!(list["deployments"][0]["nodes"], 3);
     let (_, detail) = world.get("/deployments/web").await;
-    assert!(detail["revision"]["spec"]["services"]["web"].is_object(), "{detail}");
+    assert!(
+        detail["revision"]["spec"]["services"]["web"].is_object(),
+        "{detail}"
+    );
     let (_, revisions) = world.get("/deployments/web/revisions").await;
     assert_eq!(revisions["revisions"][0]["cause"], "applied");
     let (status, problem) = world.get("/deployments/web/revisions/9").await;
-    assert_eq!((status.as_u16(), &problem["code"]), (404, &json!("revision.not_found")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &json!("revision.not_found"))
+    );
     let (status, problem) = world.get("/deployments/shop").await;
-    assert_eq!((status.as_u16(), &problem["code"]), (404, &json!("deployment.not_found")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &json!("deployment.not_found"))
+    );
 
     let path = format!("/rollouts/{rollout}");
-    let (_, paused) = world.post(&format!("{path}/pause"), json!({"reason": "a look"})).await;
-    assert_eq!((&paused["state"], &paused["reason"]), (&json!("paused"), &json!("a look")));
+    let (_, paused) = world
+        .post(&format!("{path}/pause"), json!({"reason": "a look"}))
+        .await;
+    assert_eq!(
+        (&paused["state"], &paused["reason"]),
+        (&json!("paused"), &json!("a look"))
+    );
     let (status, problem) = world.post(&format!("{path}/pause"), json!({})).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("rollout.state")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (409, &json!("rollout.state"))
+    );
     world.post(&format!("{path}/resume"), json!({})).await;
-    let (_, aborted) = world.post(&format!("{path}/abort"), json!({"reason": "enough"})).await;
+    let (_, aborted) = world
+        .post(&format!("{path}/abort"), json!({"reason": "enough"}))
+        .await;
     assert_eq!(aborted["state"], "aborting", "{aborted}");
     let client = world.client();
     let followed = client
@@ -134,8 +167,13 @@ async fn a_project_is_planned_applied_steered_and_looked_at() {
     assert_eq!(targets["targets"].as_array().unwrap().len(), 2);
     assert!(targets["next"].is_string());
 
-    let (status, removing) = world.post("/deployments/web/remove", json!({"base": 1})).await;
-    assert_eq!((status.as_u16(), &removing["state"]), (200, &json!("removing")));
+    let (status, removing) = world
+        .post("/deployments/web/remove", json!({"base": 1}))
+        .await;
+    assert_eq!(
+        (status.as_u16(), &removing["state"]),
+        (200, &json!("removing"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,12 +186,22 @@ async fn a_gate_is_opened_by_somebody_else() {
     let rollout = answer["rollout"]["id"].as_str().unwrap();
     let path = format!("/rollouts/{rollout}/approve");
     let (status, problem) = world.post(&path, json!({})).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (403, &json!("rollout.self_approval")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (403, &json!("rollout.self_approval"))
+    );
     let (status, problem) = world.post(&path, json!({"wave": 0})).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (400, &json!("request.invalid")));
-    let other = host::new_admin_key(&world.controller.engine, "bob").await.unwrap();
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (400, &json!("request.invalid"))
+    );
+    let other = host::new_admin_key(&world.controller.engine, "bob")
+        .await
+        .unwrap();
     let path = format!("/api/v1{path}");
-    let (status, _) = world.ask_as(&other, Method::POST, &path, json!({"wave": 1})).await;
+    let (status, _) = world
+        .ask_as(&other, Method::POST, &path, json!({"wave": 1}))
+        .await;
     assert_eq!(status, 200);
 }
 
@@ -177,21 +225,32 @@ async fn a_grant_on_some_nodes_applies_there_alone_and_denials_are_recorded() {
         on: Some("site=lyon".parse().unwrap()),
     };
     let revoke = crate::domain::access::manage::RevokeGrant { grant: all };
-    for operation in [Operation::CreateGrant(grant), Operation::RevokeGrant(revoke)] {
-        engine.submit(admin.unwrap(), None, operation).await.unwrap();
+    for operation in [
+        Operation::CreateGrant(grant),
+        Operation::RevokeGrant(revoke),
+    ] {
+        engine
+            .submit(admin.unwrap(), None, operation)
+            .await
+            .unwrap();
     }
     let head = world.head();
     let mut dry = web(0);
     dry["dry_run"] = json!(true);
     let path = "/api/v1/deployments";
     let (status, problem) = world.ask_as(&key, Method::POST, path, dry).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (403, &json!("access.denied")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (403, &json!("access.denied"))
+    );
     let denied = tokio::time::timeout(PATIENCE, async {
         while world.head() == head {
             tokio::task::yield_now().await;
         }
     });
-    denied.await.expect("the denial of a dry run is recorded, too");
+    denied
+        .await
+        .expect("the denial of a dry run is recorded, too");
     let mut lyon = web(0);
     lyon["on"] = json!("site=lyon");
     let (status, answer) = world.ask_as(&key, Method::POST, path, lyon).await;
@@ -209,26 +268,45 @@ async fn wrong_projects_and_parameters_are_named() {
     };
     for (asked, code, told) in [
         (
-            with("compose", json!("services:\n  web:\n    image: a\n    colour: red\n")),
+            with(
+                "compose",
+                json!("services:\n  web:\n    image: a\n    colour: red\n"),
+            ),
             "deployment.unsupported",
             "line 4",
         ),
-        (with("compose", json!("services: {}\n")), "deployment.invalid", "services"),
+        (
+            with("compose", json!("services: {}\n")),
+            "deployment.invalid",
+            "services",
+        ),
         (with("name", json!("Web!")), "deployment.invalid", "Web!"),
-        (with("on", json!("site=nice")), "selector.matches_nothing", "site=nice"),
+        (
+            with("on", json!("site=nice")),
+            "selector.matches_nothing",
+            "site=nice",
+        ),
         (with("on", json!("a b c")), "selector.invalid", "a b c"),
         (
             with("rollout", json!({"waves": [{"percent": 200}]})),
             "rollout.invalid",
             "percent",
         ),
-        (with("rollout", json!({"wave": []})), "rollout.invalid", "wave"),
+        (
+            with("rollout", json!({"wave": []})),
+            "rollout.invalid",
+            "wave",
+        ),
         (
             with("rollout", json!({"waves": [{"approve": "consensus"}]})),
             "consensus.unavailable",
             "experts",
         ),
-        (with("files", json!({"a": "%"})), "request.invalid", "base64"),
+        (
+            with("files", json!({"a": "%"})),
+            "request.invalid",
+            "base64",
+        ),
         (with("surprise", json!(1)), "request.invalid", "surprise"),
         (with("base", json!(3)), "deployment.conflict", "not there"),
     ] {
@@ -238,7 +316,10 @@ async fn wrong_projects_and_parameters_are_named() {
         assert!(problem.to_string().contains(told), "{told}: {problem}");
     }
     let (status, problem) = world.get("/rollouts/aaaaaaaaaaaaaaaa").await;
-    assert_eq!((status.as_u16(), &problem["code"]), (404, &json!("rollout.not_found")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &json!("rollout.not_found"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,15 +406,25 @@ async fn a_secret_is_set_listed_and_removed_and_never_shown() {
     }
     // A project may refer to it.
     world.admit(&[("l1", "lyon")]).await;
-    let compose = format!("{COMPOSE}    secrets: [db-password]\nsecrets:\n  db-password:\n    external: true\n");
+    let compose = format!(
+        "{COMPOSE}    secrets: [db-password]\nsecrets:\n  db-password:\n    external: true\n"
+    );
     let asked = json!({"name": "web", "on": "*", "compose": compose});
     let (status, answer) = world.post("/deployments", asked).await;
     assert_eq!(status, 200, "{answer}");
 
     for (path, body, code) in [
-        ("/api/v1/contents/secret/Bad%20Name", content.clone(), "deployment.invalid"),
+        (
+            "/api/v1/contents/secret/Bad%20Name",
+            content.clone(),
+            "deployment.invalid",
+        ),
         ("/api/v1/contents/thing/a", content, "request.invalid"),
-        ("/api/v1/contents/secret/a", json!({"content": "%"}), "request.invalid"),
+        (
+            "/api/v1/contents/secret/a",
+            json!({"content": "%"}),
+            "request.invalid",
+        ),
     ] {
         let (status, problem) = world.ask(Method::PUT, path, body).await;
         assert!(status.is_client_error());
@@ -342,7 +433,10 @@ async fn a_secret_is_set_listed_and_removed_and_never_shown() {
     let (status, _) = world.ask(Method::DELETE, path, json!({})).await;
     assert_eq!(status, 200);
     let (status, problem) = world.ask(Method::DELETE, path, json!({})).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (404, &json!("file.not_found")));
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (404, &json!("file.not_found"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,7 +447,11 @@ async fn an_archive_that_is_none_is_refused() {
         .encode(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
     let path = format!("/images/{digest}");
     let (status, begun) = world.post(&path, json!({"size_bytes": bytes.len()})).await;
-    assert_eq!((status.as_u16(), &begun["offset"]), (200, &json!(0)), "{begun}");
+    assert_eq!(
+        (status.as_u16(), &begun["offset"]),
+        (200, &json!(0)),
+        "{begun}"
+    );
     let url = format!("/api/v1{path}?size_bytes={}&offset=0", bytes.len());
     let response = world
         .client()

@@ -44,7 +44,7 @@ pub struct ApplyDeployment {
     /// What is to run.
     pub spec: Box<Spec>,
     /// How it is rolled out.
-    pub how: How,
+    pub how: Box<How>,
 }
 
 /// Go back to an earlier revision.
@@ -58,7 +58,7 @@ pub struct RollBackDeployment {
     /// differs from the newest.
     pub to: Option<u32>,
     /// How it is rolled out.
-    pub how: How,
+    pub how: Box<How>,
 }
 
 /// How a change is rolled out.

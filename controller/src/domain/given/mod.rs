@@ -278,12 +278,12 @@ pub(crate) fn spec(image: &str) -> Spec {
 }
 
 /// Everyone who is meant is there.
-pub(crate) fn how(params: Params) -> How {
-    How {
+pub(crate) fn how(params: Params) -> Box<How> {
+    Box::new(How {
         params,
         present: BTreeSet::new(),
         empty: EmptyAim::Refuse,
-    }
+    })
 }
 
 pub(crate) fn apply(name: &str, base: u32, selector: &str, image: &str) -> ApplyDeployment {

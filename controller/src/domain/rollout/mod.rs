@@ -19,7 +19,7 @@
 //! lose, and of three one may fail for reasons of its own. Half of a wave failing
 //! halts, whatever the numbers: this alone protects small fleets, where no bound
 //! by statistics ever trips. In large waves, and over the whole rollout, the
-//! lower end of a Wilson interval at three standard deviations above 1.5 % halts
+//! lower end of a Wilson interval at three standard deviations above 1.8 % halts
 //! once two have failed. That is deep enough in the tail that judging after every
 //! single result, which is thousands of looks at the same numbers, still stops few
 //! good revisions. Inside a wave the rate starts low and grows with success, so

@@ -50,7 +50,7 @@ fn window(per_min: u32) -> (usize, u64) {
 
 impl Pace {
     /// Notes when a node was told.
-    pub(crate) fn put(&mut self, node: NodeId, at: UnixMillis) {
+    pub fn put(&mut self, node: NodeId, at: UnixMillis) {
         self.told.insert((at, node));
     }
 

@@ -388,7 +388,7 @@ impl Default for Params {
                 },
                 HaltRule {
                     count: Some(2),
-                    percent_tenths: Some(15),
+                    percent_tenths: Some(18),
                     ..HaltRule::on(HaltOn::Any)
                 },
             ],

@@ -171,6 +171,37 @@ fn nothing_is_told_before_the_wave_is_recorded() {
 }
 
 #[test]
+fn nothing_is_told_between_asking_for_a_halt_and_its_record() {
+    let mut params = fast(vec![Wave::default()]);
+    params.rate.base_per_min = 10;
+    params.halt = vec![HaltRule {
+        count: Some(1),
+        ..HaltRule::on(HaltOn::Any)
+    }];
+    let mut given = Given::new(params, 5);
+    let node = given.told(Want::Run)[0];
+    let report = failed(FailureClass::Failed);
+    let order = 1;
+    let reported = Input::Reported {
+        node,
+        order,
+        report,
+    };
+    let outputs = given.machine.step(reported, given.now);
+    assert!(matches!(
+        outputs[..],
+        [Output::Record(Decision::Halted(_)), Output::Save { .. }]
+    ));
+    // The disk is slow: the rate would allow the next node meanwhile.
+    let later = given.now.after(MINUTE);
+    let outputs = given.machine.step(Input::Tick, later);
+    assert!(
+        matches!(outputs[..], [Output::Record(Decision::Halted(_))]),
+        "{outputs:?}"
+    );
+}
+
+#[test]
 fn a_wave_soaks_before_the_next_one_begins() {
     let mut params = fast(vec![count(1), Wave::default()]);
     params.waves[0].soak_ms = 60_000;
@@ -533,6 +564,24 @@ fn breakers_hold_or_halt_what_moves_forward_and_let_rollbacks_pass() {
     given.when(trip(BreakerAction::Halt));
     given.pass(MINUTE);
     assert_eq!(given.told(Want::Run).len(), 4);
+}
+
+#[test]
+fn what_a_rollback_began_is_never_taken_back() {
+    let mut given = Given::of_kind(Kind::Rollback, fast(vec![Wave::default()]), 2);
+    let told = given.told(Want::Run);
+    given.says(told[0], Report::Succeeded);
+    let aborted = RolloutAborted {
+        rollout: ROLLOUT,
+        step: given.step(),
+        reason: String::new(),
+        then: AfterAbort::Revert,
+    };
+    given.decide(Decision::Aborted(aborted));
+    assert_eq!(given.sent, []);
+    given.says(told[1], Report::Succeeded);
+    let end = given.machine.course().finished.clone().unwrap();
+    assert_eq!((end.outcome, end.counts.succeeded), (Outcome::Aborted, 2));
 }
 
 #[test]

@@ -334,13 +334,18 @@ impl<S: FrameSink> Desk<S> {
             self.work.seen.push((node, seen));
         }
         self.report_result(node, &result, now);
-        self.work.batch.results.insert(
-            (deployment, node),
-            StoredResult {
+        let told = match result.outcome {
+            ChangeOutcome::Reverted | ChangeOutcome::Failed | ChangeOutcome::Refused => true,
+            ChangeOutcome::Succeeded | ChangeOutcome::Superseded => false,
+        };
+        // Why a node's change did not succeed stays, whatever it was told after it.
+        if let Some(rollout) = result.rollout.filter(|_| told) {
+            let stored = StoredResult {
                 received_at: now,
                 result,
-            },
-        );
+            };
+            self.work.batch.results.insert((rollout, node), stored);
+        }
         if gone {
             self.is_gone(deployment, node, generation);
         }

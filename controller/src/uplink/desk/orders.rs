@@ -125,10 +125,7 @@ impl<S: FrameSink> Desk<S> {
             Event::NodeApproved(event) => self.relook(event.node, now),
             Event::DeploymentApplied(_) => {}
             Event::DeploymentRemoved(event) => self.remove_deployment(event.deployment),
-            Event::DeploymentForgotten(event) => {
-                self.remove_deployment(event.deployment);
-                self.work.batch.deployments_forgotten.push(event.deployment);
-            }
+            Event::DeploymentForgotten(event) => self.remove_deployment(event.deployment),
             Event::RolloutStarted(event) => {
                 self.start_rollout(record, event, &recorded.targets, now);
             }

@@ -216,7 +216,7 @@ impl StoredWant {
     }
 }
 
-/// How the last change of a deployment ended on a node.
+/// How a change of a rollout did not succeed on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredResult {
     /// When it came, in controller time.

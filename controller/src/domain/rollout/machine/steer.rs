@@ -101,13 +101,11 @@ impl Rollout {
         if wave < self.course.wave_count {
             let may_start =
                 self.course.gate().is_none() && !self.is_held() && now >= self.start_of(wave);
-            return may_start.then(|| {
-                Decision::WaveStarted(WaveStarted {
-                    rollout: self.course.rollout,
-                    step: self.course.step,
-                    wave,
-                })
-            });
+            return may_start.then_some(Decision::WaveStarted(WaveStarted {
+                rollout: self.course.rollout,
+                step: self.course.step,
+                wave,
+            }));
         }
         if self.course.params.commit == CommitMode::Barrier {
             return Some(Decision::Committed(RolloutCommitted {

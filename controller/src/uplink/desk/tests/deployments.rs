@@ -137,14 +137,13 @@ impl Fleetlet {
 
     fn record_decisions(&mut self) {
         for event in std::mem::take(&mut self.world.events) {
-            match event {
-                DeskEvent::Decided(decision) => {
-                    let known = self.world.fleet.rollouts().get(decision.rollout());
-                    if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
-                        self.world.record((*decision).into());
-                    }
-                }
-                other => self.world.events.push(other),
+            let DeskEvent::Decided(decision) = event else {
+                self.world.events.push(event);
+                continue;
+            };
+            let known = self.world.fleet.rollouts().get(decision.rollout());
+            if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
+                self.world.record((*decision).into());
             }
         }
     }
@@ -165,8 +164,7 @@ impl Fleetlet {
                 continue;
             };
             assert!(
-                desired.generation > host.node.generation
-                    || host.orders.iter().any(|known| *known == *desired),
+                desired.generation > host.node.generation || host.orders.contains(&desired),
                 "two orders have one generation"
             );
             if desired.generation <= host.node.generation {
@@ -309,6 +307,9 @@ fn a_bad_revision_stops_at_the_canary_and_goes_back() {
     let canary = fleet.hosts.iter().find(tried).unwrap().node.id;
     let item = fleet.world.desk.intake.desired_on(WEB, canary).unwrap();
     assert_eq!(item.unwrap().want.revision(), Some(1));
+    // And why it failed is still known.
+    let why = fleet.world.desk.intake.result(rollout, canary).unwrap();
+    assert_eq!(why.unwrap().result.code.as_deref(), Some("workload.exited"));
     let deployment = fleet.world.fleet.deployments().get(WEB).unwrap();
     assert_eq!(deployment.settled, Some(1));
 }
