@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         | Command::Command(_)
         | Command::Deploy(_)
         | Command::Rollout(_)
+        | Command::Breaker(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)

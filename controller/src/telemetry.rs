@@ -56,6 +56,12 @@ struct LinkLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MoveLabels {
+    from: &'static str,
+    to: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabels {
     name: &'static str,
 }
@@ -69,6 +75,10 @@ pub struct Gauges {
     pub commands_open: u64,
     /// Sequence of the newest journal record.
     pub journal_sequence: u64,
+    /// Breakers' groups that are not closed.
+    pub breakers_open: u64,
+    /// Breakers' moves by state left and entered, since the start.
+    pub breaker_transitions: Vec<(&'static str, &'static str, u64)>,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
     /// What other parts count by error code, of which there is a fixed number.
@@ -154,6 +164,8 @@ pub struct Metrics {
     nodes: Family<LinkLabels, Gauge>,
     commands_open: Gauge,
     journal: Gauge,
+    breakers_open: Gauge,
+    breaker_transitions: Family<MoveLabels, Counter>,
     healthy: Family<NameLabels, Gauge>,
 }
 
@@ -179,6 +191,8 @@ impl Metrics {
             nodes: Family::default(),
             commands_open: Gauge::default(),
             journal: Gauge::default(),
+            breakers_open: Gauge::default(),
+            breaker_transitions: Family::default(),
             healthy: Family::default(),
         };
         metrics.register();
@@ -218,6 +232,16 @@ impl Metrics {
             "journal_sequence",
             "Sequence of the newest journal record",
             self.journal.clone(),
+        );
+        registry.register(
+            "breaker_open",
+            "Groups of breakers that are not closed",
+            self.breakers_open.clone(),
+        );
+        registry.register(
+            "breaker_transitions",
+            "Moves of breakers by the state left and the state entered",
+            self.breaker_transitions.clone(),
         );
         registry.register(
             "health",
@@ -272,6 +296,13 @@ impl Metrics {
         }
         set(&self.commands_open, gauges.commands_open);
         set(&self.journal, gauges.journal_sequence);
+        set(&self.breakers_open, gauges.breakers_open);
+        for (from, to, count) in &gauges.breaker_transitions {
+            let moves = self
+                .breaker_transitions
+                .get_or_create(&MoveLabels { from, to });
+            moves.inc_by(count.saturating_sub(moves.get()));
+        }
         for (name, well) in &gauges.healthy {
             set(
                 &self.healthy.get_or_create(&NameLabels { name }),
@@ -310,6 +341,8 @@ mod tests {
             nodes: vec![("up", 3), ("down", 1)],
             commands_open: 2,
             journal_sequence: 77,
+            breakers_open: 1,
+            breaker_transitions: vec![("closed", "open", 4)],
             healthy: vec![("journal", true), ("broker", false)],
             coded: vec![CodedMetric {
                 name: "uplink_refused",
@@ -332,6 +365,8 @@ mod tests {
             "fleet_nodes{link=\"up\"} 3",
             "fleet_commands_open 2",
             "fleet_journal_sequence 77",
+            "fleet_breaker_open 1",
+            "fleet_breaker_transitions_total{from=\"closed\",to=\"open\"} 4",
             "fleet_health{name=\"broker\"} 0",
             "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
             "fleet_frames_stored_total 9",

@@ -9,6 +9,7 @@ use controller::broker::Delivery;
 use controller::domain::access::caller::Caller;
 use controller::domain::access::key::SecretDigest;
 use controller::domain::access::manage::RecoverAdmin;
+use controller::domain::breaker::manage::{EndOverride, RaisePolicy};
 use controller::domain::command::issue::{
     Aim, CancelCommand, ConcludeCommand, EmptyAim, IssueCommand,
 };
@@ -561,6 +562,11 @@ impl Machine {
                 }
                 DeskEvent::Gone(deployment) => {
                     Operation::ForgetDeployment(ForgetDeployment { deployment })
+                }
+                DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
+                DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
+                DeskEvent::PolicyAhead { epoch, .. } => {
+                    Operation::RaisePolicy(RaisePolicy { above: epoch })
                 }
                 DeskEvent::Lost { entries, .. } => {
                     self.lost += entries;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent::clock::Clock;
+use agent::dependency::Dependencies;
 use agent::deploy::docker::Engine as Docker;
 use agent::deploy::fetch::{Chunks, Content, FetchError, Fetcher};
 use agent::deploy::files::Files;
@@ -169,6 +170,10 @@ impl Node {
             core: self.clone(),
             files: Files::below(self.folder.path().join("deploy")),
             settings: self.settings.subscribe(),
+            dependencies: {
+                let wall = self.clock.clone();
+                Dependencies::new(Arc::new(move || wall.wall()))
+            },
             deployments: self.deployments.subscribe(),
             states: (*self.states).clone(),
             admit: Arc::new(|_| Ok(())),

@@ -34,7 +34,8 @@ const QUICK: [&str; 8] = [
 struct World {
     controller: Controller,
     engines: Vec<Engine>,
-    agents: Vec<Agent>,
+    /// They end when the world does.
+    _agents: Vec<Agent>,
 }
 
 impl World {
@@ -58,7 +59,7 @@ impl World {
         Some(World {
             controller,
             engines: engines.into(),
-            agents,
+            _agents: agents,
         })
     }
 
@@ -224,13 +225,12 @@ fn a_project_is_rolled_out_a_broken_one_goes_back_and_all_of_it_is_in_the_trail(
 }
 
 #[test]
-fn a_controller_killed_in_mid_wave_goes_on_and_a_node_away_converges() {
+fn a_controller_killed_in_mid_wave_goes_on() {
     let Some(mut world) = World::start() else {
         return;
     };
     let cli = world.cli();
     world.push("1", "while true; do /busybox sleep 1; done");
-    world.push("2", "while true; do /busybox sleep 2; done");
     let file = world.compose("services:\n  web:\n    image: web:1\n");
     let first = apply(&cli, &file, &[]);
     wait::until_true("the canary has begun", PATIENCE, || {
@@ -244,26 +244,4 @@ fn a_controller_killed_in_mid_wave_goes_on_and_a_node_away_converges() {
     }
     let end = ended(&cli, &first);
     assert_eq!(end["state"], "completed", "{end}");
-
-    // One node is away through the whole of the next rollout, and back after it.
-    world.agents[1].kill();
-    wait::until_true("its link is down", PATIENCE, || {
-        !fleet::is_up(&cli, "ship-1")
-    });
-    let file = world.compose("services:\n  web:\n    image: web:2\n");
-    let rollout = world.controller.scratch().join("rollout.toml");
-    fs::write(
-        &rollout,
-        "[rollout]\non_inconclusive = \"continue\"\nsilent_deadline = \"1m\"\n",
-    )
-    .unwrap();
-    let rollout = rollout.display().to_string();
-    let second = apply(&cli, &file, &["--rollout", &rollout]);
-    let end = ended(&cli, &second);
-    assert_eq!(end["state"], "completed", "{end}");
-    assert_eq!(end["counts"]["pending"], 1, "{end}");
-    world.agents[1].start();
-    wait::until_true("both run the second", PATIENCE, || {
-        phases(&cli) == vec![("running".to_owned(), Value::from(2)); 2]
-    });
 }

@@ -4,6 +4,7 @@
 //! the file of its noun. Help texts carry examples, because operators read them
 //! at three in the morning.
 
+pub mod breaker;
 pub mod deploy;
 pub mod trust;
 
@@ -125,6 +126,9 @@ pub enum Command {
     /// Rollouts: watch, pause, resume, approve, abort
     #[command(subcommand)]
     Rollout(deploy::Rollout),
+    /// Breakers: list, show, trip, isolate, reset, override, history
+    #[command(subcommand)]
+    Breaker(breaker::Breaker),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),

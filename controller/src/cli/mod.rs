@@ -13,6 +13,7 @@ pub mod profile;
 
 mod access;
 mod audit;
+mod breaker;
 mod command;
 pub(crate) mod config;
 mod content;
@@ -98,6 +99,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Command(_)
         | Command::Deploy(_)
         | Command::Rollout(_)
+        | Command::Breaker(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -128,6 +130,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Command(noun) => command::noun(session, noun).await,
         Command::Deploy(asked) => deploy::run(session, asked).await,
         Command::Rollout(asked) => rollout::run(session, asked).await,
+        Command::Breaker(asked) => breaker::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

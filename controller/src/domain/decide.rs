@@ -10,6 +10,7 @@ use crate::domain::access::authorize::{Decision, Denial, authorize, check_key, r
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
+use crate::domain::breaker::manage as breaker;
 use crate::domain::command::issue;
 use crate::domain::deployment;
 use crate::domain::event::Event;
@@ -153,7 +154,9 @@ pub fn decide(
         Operation::CertifyNode(asked) => fleet::manage::certify(fleet, asked),
         Operation::SuspectIdentity(asked) => fleet::manage::suspect(fleet, asked),
         Operation::ResolveIdentity(asked) => fleet::manage::resolve(fleet, asked),
-        Operation::RaiseIncarnation(asked) => fleet::trust::raise(fleet, asked),
+        Operation::RaiseIncarnation(asked) => {
+            fleet::trust::raise(fleet, asked).map(|events| breaker::leap(fleet, events))
+        }
         Operation::PublishTrust(asked) => fleet::trust::publish(fleet, asked, at.now),
         Operation::CreatePrincipal(asked) => manage::create_principal(access, asked, at),
         Operation::DisablePrincipal(asked) => manage::disable_principal(access, asked, at),
@@ -180,6 +183,13 @@ pub fn decide(
         Operation::ApproveRollout(asked) => deployment::steer::approve(fleet, caller, asked),
         Operation::AbortRollout(asked) => deployment::steer::abort(fleet, asked),
         Operation::RecordRollout(asked) => deployment::steer::record(fleet, asked),
+        Operation::DefineBreaker(asked) => breaker::define(fleet, asked, at),
+        Operation::RemoveBreaker(asked) => breaker::remove(fleet, asked, at),
+        Operation::MoveBreaker(asked) => breaker::by_hand(fleet, caller, asked, at),
+        Operation::RecordBreaker(asked) => breaker::record(fleet, asked, at),
+        Operation::OverrideBreaker(asked) => breaker::give(fleet, caller, asked, at),
+        Operation::EndOverride(asked) => breaker::end(fleet, caller, asked, at),
+        Operation::RaisePolicy(asked) => breaker::raise(fleet, asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

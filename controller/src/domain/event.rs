@@ -12,6 +12,9 @@ use crate::domain::access::event::{
     PrincipalCreated, PrincipalDisabled, PrincipalEnabled, RoleCreated, RoleDeleted, RoleUpdated,
 };
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
+use crate::domain::breaker::event::{
+    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnded, PolicyPublished,
+};
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
 use crate::domain::deployment::content::{
     ArchivePushed, ArchiveRemoved, ContentRemoved, ContentSet,
@@ -162,6 +165,24 @@ pub enum Event {
     /// An image archive was taken away.
     #[serde(rename = "archive.removed")]
     ArchiveRemoved(ArchiveRemoved),
+    /// A breaker was defined, or defined anew.
+    #[serde(rename = "breaker.defined")]
+    BreakerDefined(BreakerDefined),
+    /// A breaker was removed.
+    #[serde(rename = "breaker.removed")]
+    BreakerRemoved(BreakerRemoved),
+    /// A breaker moved from one state to another.
+    #[serde(rename = "breaker.moved")]
+    BreakerMoved(BreakerMoved),
+    /// Some nodes may pass a breaker for a while.
+    #[serde(rename = "breaker.overridden")]
+    BreakerOverridden(BreakerOverridden),
+    /// An override is over.
+    #[serde(rename = "breaker.override_ended")]
+    OverrideEnded(OverrideEnded),
+    /// The policy that nodes obey got a new number.
+    #[serde(rename = "policy.published")]
+    PolicyPublished(PolicyPublished),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -219,6 +240,12 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("content.removed", 1),
     ("archive.pushed", 1),
     ("archive.removed", 1),
+    ("breaker.defined", 1),
+    ("breaker.removed", 1),
+    ("breaker.moved", 1),
+    ("breaker.overridden", 1),
+    ("breaker.override_ended", 1),
+    ("policy.published", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -283,6 +310,12 @@ impl Event {
             Self::ContentRemoved(_) => "content.removed",
             Self::ArchivePushed(_) => "archive.pushed",
             Self::ArchiveRemoved(_) => "archive.removed",
+            Self::BreakerDefined(_) => "breaker.defined",
+            Self::BreakerRemoved(_) => "breaker.removed",
+            Self::BreakerMoved(_) => "breaker.moved",
+            Self::BreakerOverridden(_) => "breaker.overridden",
+            Self::OverrideEnded(_) => "breaker.override_ended",
+            Self::PolicyPublished(_) => "policy.published",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod breaker;
 pub mod command;
 pub mod decide;
 pub mod deployment;

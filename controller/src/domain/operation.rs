@@ -8,6 +8,10 @@ use crate::domain::access::manage::{
     EnablePrincipal, RecoverAdmin, RevokeGrant, RevokeKey, RotateKey, UpdateRole,
 };
 use crate::domain::access::permission::Permission;
+use crate::domain::breaker::manage::{
+    DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
+    RemoveBreaker, overridden,
+};
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
 use crate::domain::deployment::apply::{
     ApplyDeployment, ForgetDeployment, RemoveDeployment, RollBackDeployment, touched,
@@ -70,6 +74,13 @@ pub enum Operation {
     RemoveContent(RemoveContent),
     PushArchive(PushArchive),
     RemoveArchive(RemoveArchive),
+    DefineBreaker(DefineBreaker),
+    RemoveBreaker(RemoveBreaker),
+    MoveBreaker(MoveBreaker),
+    RecordBreaker(RecordBreaker),
+    OverrideBreaker(OverrideBreaker),
+    EndOverride(EndOverride),
+    RaisePolicy(RaisePolicy),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -137,6 +148,13 @@ impl Operation {
             Self::RemoveContent(_) => "content.remove",
             Self::PushArchive(_) => "archive.push",
             Self::RemoveArchive(_) => "archive.remove",
+            Self::DefineBreaker(_) => "breaker.define",
+            Self::RemoveBreaker(_) => "breaker.remove",
+            Self::MoveBreaker(asked) => asked.to.operation(),
+            Self::RecordBreaker(_) => "breaker.record",
+            Self::OverrideBreaker(_) => "breaker.override",
+            Self::EndOverride(_) => "breaker.end_override",
+            Self::RaisePolicy(_) => "policy.raise",
         }
     }
 
@@ -176,7 +194,9 @@ impl Operation {
             | Self::RaiseIncarnation(_)
             | Self::ConcludeCommand(_)
             | Self::ForgetDeployment(_)
-            | Self::RecordRollout(_) => Authority::System,
+            | Self::RecordRollout(_)
+            | Self::RecordBreaker(_)
+            | Self::RaisePolicy(_) => Authority::System,
             Self::PublishTrust(_) => {
                 Authority::SystemOrPermission(Permission::of("trust", "rotate"))
             }
@@ -224,6 +244,15 @@ impl Operation {
             Self::RemoveContent(_) => whole("secret", "remove"),
             Self::PushArchive(_) => whole("image", "push"),
             Self::RemoveArchive(_) => whole("image", "remove"),
+            Self::DefineBreaker(_) | Self::RemoveBreaker(_) => whole("breaker", "manage"),
+            Self::MoveBreaker(asked) => whole("breaker", asked.to.permission()),
+            Self::OverrideBreaker(asked) => Authority::Permission(
+                Permission::of("breaker", "override"),
+                overridden(fleet, asked),
+            ),
+            Self::EndOverride(_) => {
+                Authority::SystemOrPermission(Permission::of("breaker", "override"))
+            }
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,

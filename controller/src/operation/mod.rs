@@ -13,6 +13,7 @@ pub mod view;
 
 mod access;
 mod audit;
+mod breaker;
 mod command;
 mod content;
 mod deployment;

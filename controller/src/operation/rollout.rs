@@ -246,14 +246,16 @@ impl Operations {
         node: NodeId,
         row: &TargetRow,
     ) -> Result<RolloutTargetView, Failure> {
-        let result = self
-            .uplink
-            .deployment_result(rollout.deployment, node)
-            .map_err(|error| fault(&error))?
-            .map(|stored| stored.result)
-            .filter(|result| result.rollout == Some(rollout.id));
-        let (code, detail) =
-            result.map_or((None, String::new()), |result| (result.code, result.detail));
+        let failure = match row.class {
+            Some(_) => self
+                .uplink
+                .rollout_failure(rollout.id, node)
+                .map_err(|error| fault(&error))?,
+            None => None,
+        };
+        let (code, detail) = failure.map_or((None, String::new()), |stored| {
+            (stored.result.code, stored.result.detail)
+        });
         Ok(RolloutTargetView {
             node,
             name: node_name(fleet, node),

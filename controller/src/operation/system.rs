@@ -88,6 +88,13 @@ impl Operations {
             ],
             commands_open: fleet.commands().open().count() as u64,
             journal_sequence: fleet.seq(),
+            breakers_open: fleet.breakers().open_count() as u64,
+            breaker_transitions: uplink
+                .desk
+                .breaker_transitions
+                .iter()
+                .map(|((from, to), count)| (*from, *to, *count))
+                .collect(),
             healthy: Vec::new(),
             coded: vec![
                 CodedMetric {

@@ -483,17 +483,17 @@ impl Uplink {
             .map_err(UplinkError::Intake)
     }
 
-    /// How the last change of a deployment ended on a node.
+    /// How the last change of a rollout's target ended that did not succeed.
     ///
     /// # Errors
     /// [`UplinkError::Intake`].
-    pub fn deployment_result(
+    pub fn rollout_failure(
         &self,
-        deployment: DeploymentId,
+        rollout: RolloutId,
         node: NodeId,
     ) -> Result<Option<StoredResult>, UplinkError> {
         self.intake
-            .result(deployment, node)
+            .result(rollout, node)
             .map_err(UplinkError::Intake)
     }
 

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Deliveries, Delivery, Outgoing, Pipe, PipeState};
 use crate::domain::access::caller::Caller;
+use crate::domain::breaker::manage::{EndOverride, RaisePolicy, RecordBreaker, check_move};
 use crate::domain::command::issue::ConcludeCommand;
 use crate::domain::deployment::apply::ForgetDeployment;
 use crate::domain::deployment::steer::RecordRollout;
@@ -144,6 +145,9 @@ enum Finding {
     Conclude(ConcludeCommand),
     Decide(RecordRollout),
     Forget(ForgetDeployment),
+    Move(RecordBreaker),
+    EndOverride(EndOverride),
+    RaisePolicy(RaisePolicy),
 }
 
 /// One step of the desk.
@@ -389,6 +393,14 @@ impl<S: FrameSink + 'static> Floor<S> {
             DeskEvent::Gone(deployment) => {
                 self.find(Finding::Forget(ForgetDeployment { deployment }));
             }
+            DeskEvent::Moved(moved) => self.find(Finding::Move(*moved)),
+            DeskEvent::OverrideOver(number) => {
+                self.find(Finding::EndOverride(EndOverride { number }));
+            }
+            DeskEvent::PolicyAhead { node, epoch } => {
+                tracing::warn!(%node, epoch, "a node holds a policy that is not known here");
+                self.find(Finding::RaisePolicy(RaisePolicy { above: epoch }));
+            }
             DeskEvent::Lost { node, entries } => tracing::warn!(
                 %node,
                 entries,
@@ -485,19 +497,26 @@ struct Officer {
 
 impl Officer {
     async fn work(mut self) {
+        // A fleet has a policy from the start: without one nodes have no lease.
+        let first = Finding::RaisePolicy(RaisePolicy { above: 0 });
+        self.submit(first).await;
         while let Some(finding) = self.found.recv().await {
-            let Some(operation) = self.operation(finding) else {
-                continue;
-            };
-            let name = operation.name();
-            if let Err(error) = self.engine.submit(Caller::System, None, operation).await {
-                tracing::warn!(
-                    operation = name,
-                    code = error.code().text(),
-                    %error,
-                    "a conclusion was not recorded; it is drawn again"
-                );
-            }
+            self.submit(finding).await;
+        }
+    }
+
+    async fn submit(&self, finding: Finding) {
+        let Some(operation) = self.operation(finding) else {
+            return;
+        };
+        let name = operation.name();
+        if let Err(error) = self.engine.submit(Caller::System, None, operation).await {
+            tracing::warn!(
+                operation = name,
+                code = error.code().text(),
+                %error,
+                "a conclusion was not recorded; it is drawn again"
+            );
         }
     }
 
@@ -529,6 +548,20 @@ impl Officer {
                 .get(forget.deployment)
                 .is_some_and(|deployment| deployment.removal.is_some())
                 .then_some(Operation::ForgetDeployment(forget)),
+            Finding::Move(moved) => fleet
+                .breakers()
+                .get(&moved.breaker)
+                .is_some_and(|known| check_move(known, &moved).is_ok())
+                .then_some(Operation::RecordBreaker(moved)),
+            Finding::EndOverride(end) => fleet
+                .breakers()
+                .overrides()
+                .any(|(number, _)| number == end.number)
+                .then_some(Operation::EndOverride(end)),
+            Finding::RaisePolicy(raise) => {
+                let held = fleet.breakers().published().epoch;
+                (held == 0 || held < raise.above).then_some(Operation::RaisePolicy(raise))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod breaker;
 mod command;
 mod content;
 mod deployment;
@@ -82,6 +83,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(series::routes())
                 .merge(access::routes())
                 .merge(audit::routes())
+                .merge(breaker::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

@@ -108,6 +108,20 @@ impl Access {
         self.keys.values()
     }
 
+    /// A caller's name, for a person: a principal's, or what kind of caller it is.
+    #[must_use]
+    pub fn name_of(&self, caller: &Caller) -> String {
+        match caller {
+            Caller::Principal { id, .. } => self
+                .principals
+                .get(id)
+                .map_or_else(|| id.to_string(), |principal| principal.name.clone()),
+            Caller::Host => "host".to_owned(),
+            Caller::Node(node) => node.to_string(),
+            Caller::System | Caller::Anonymous => "controller".to_owned(),
+        }
+    }
+
     /// Who shows this secret at `now`.
     ///
     /// # Errors
@@ -236,6 +250,12 @@ impl Access {
             | Event::ContentRemoved(_)
             | Event::ArchivePushed(_)
             | Event::ArchiveRemoved(_)
+            | Event::BreakerDefined(_)
+            | Event::BreakerRemoved(_)
+            | Event::BreakerMoved(_)
+            | Event::BreakerOverridden(_)
+            | Event::OverrideEnded(_)
+            | Event::PolicyPublished(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}

@@ -75,6 +75,8 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
             "operator",
             "runs commands on nodes, keeps their names and labels, and stops rollouts",
             &[
+                "breaker:reset",
+                "breaker:trip",
                 "command:*",
                 "metrics:live",
                 "node:relabel",
@@ -88,6 +90,7 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
             "deployer",
             "deploys and keeps services running: no free choice of programs on the host",
             &[
+                "breaker:trip",
                 "command:cancel",
                 "command:logs",
                 "command:ping",
@@ -107,6 +110,7 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
             "decides which machines and keys belong, and reads the audit trail",
             &[
                 "audit:export",
+                "breaker:trip",
                 "command:ping",
                 "key:revoke",
                 "node:approve",
@@ -335,7 +339,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 6 + 11 + 9 + 1 + 5);
+        assert_eq!(parts, 1 + 8 + 12 + 10 + 1 + 5);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use protocol::selector::Selector;
 use protocol::time::millis;
 
 use crate::domain::audit::merkle;
+use crate::domain::breaker::manage::admit_command;
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
 use crate::domain::command::{COMMANDS_OPEN_MAX, Counts, FleetCommand};
 use crate::domain::decide::Targets;
@@ -160,6 +161,7 @@ pub(crate) fn issue(
             ),
         ));
     }
+    admit_command(fleet, &asked.action, &resolved.nodes, at)?;
     let command: CommandId = at.ids.id(0);
     let issued = CommandIssued {
         command,

@@ -198,6 +198,12 @@ impl Commands {
             | Event::ContentRemoved(_)
             | Event::ArchivePushed(_)
             | Event::ArchiveRemoved(_)
+            | Event::BreakerDefined(_)
+            | Event::BreakerRemoved(_)
+            | Event::BreakerMoved(_)
+            | Event::BreakerOverridden(_)
+            | Event::OverrideEnded(_)
+            | Event::PolicyPublished(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}

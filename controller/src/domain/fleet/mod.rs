@@ -1,9 +1,10 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment and rollout parts beside them. Large tables sit
-//! behind an [`Arc`], so that a copy of the whole fleet costs a few reference
-//! counts and the engine can publish one after every batch.
+//! force, and holds the access, command, deployment, rollout and breaker parts
+//! beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
+//! fleet costs a few reference counts and the engine can publish one after every
+//! batch.
 //!
 //! **Invariant:** [`Fleet::apply`] is total: it never fails, reads no clock, and
 //! leaves what an event does not fit untouched, so replay of any journal that
@@ -31,6 +32,7 @@ use trust::TrustState;
 
 use crate::domain::access::Access;
 use crate::domain::audit::record::Record;
+use crate::domain::breaker::Breakers;
 use crate::domain::command::Commands;
 use crate::domain::deployment::Deployments;
 use crate::domain::deployment::rollouts::Rollouts;
@@ -53,6 +55,7 @@ pub struct Fleet {
     commands: Arc<Commands>,
     deployments: Arc<Deployments>,
     rollouts: Arc<Rollouts>,
+    breakers: Arc<Breakers>,
 }
 
 impl Fleet {
@@ -71,6 +74,7 @@ impl Fleet {
             commands: Arc::default(),
             deployments: Arc::default(),
             rollouts: Arc::default(),
+            breakers: Arc::default(),
         }
     }
 
@@ -149,6 +153,12 @@ impl Fleet {
     #[must_use]
     pub fn rollouts(&self) -> &Rollouts {
         &self.rollouts
+    }
+
+    /// The breakers, and the policy that nodes obey.
+    #[must_use]
+    pub fn breakers(&self) -> &Breakers {
+        &self.breakers
     }
 
     /// A node by id.
@@ -248,6 +258,12 @@ impl Fleet {
                 self.steer(&Decision::Committed(event.clone()), record)
             }
             Event::RolloutFinished(event) => self.steer(&Decision::Finished(event.clone()), record),
+            Event::BreakerDefined(_)
+            | Event::BreakerRemoved(_)
+            | Event::BreakerMoved(_)
+            | Event::BreakerOverridden(_)
+            | Event::OverrideEnded(_)
+            | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use protocol::ErrorCode;
+use protocol::breaker::BreakerState;
+use protocol::breaker::machine::{Input, Reason, Transition};
 use protocol::command::Action;
 use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
@@ -23,6 +25,11 @@ use crate::domain::access::manage::{
 };
 use crate::domain::access::principal::PrincipalKind;
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
+use crate::domain::breaker::definition::{Definition, Group, Signal, Span};
+use crate::domain::breaker::manage::{
+    DefineBreaker, EndOverride, Hand, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
+    RemoveBreaker,
+};
 use crate::domain::command::Counts;
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, EmptyAim};
 use crate::domain::deployment::apply::{ForgetDeployment, RemoveDeployment, RollBackDeployment};
@@ -49,7 +56,7 @@ pub(crate) type Step = (u8, u8, u8);
 
 /// Stories of up to `length_max` requests.
 pub(crate) fn steps(length_max: usize) -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0..30_u8, any::<u8>(), any::<u8>()), 1..length_max)
+    proptest::collection::vec((0..32_u8, any::<u8>(), any::<u8>()), 1..length_max)
 }
 
 /// A fleet to which every event has happened.
@@ -75,6 +82,7 @@ pub(crate) fn everything() -> World {
     }
     deploying(&mut world);
     contents(&mut world);
+    guarding(&mut world);
     let denied = Event::RequestDenied(RequestDenied {
         code: ErrorCode::AccessDenied,
         reason: "no grant gives node:revoke".to_owned(),
@@ -140,6 +148,7 @@ pub(crate) fn request(world: &World, (kind, a, b): Step) -> (Caller, Operation) 
         }
         26..=28 => deployments(world, kind, a, b),
         29 => steering(world, a, b),
+        30 | 31 => breaking(world, a, b),
         _ => {
             let command = command(world, a);
             let targets = world.fleet.commands().get(command);
@@ -381,6 +390,140 @@ fn steering(world: &World, a: u8, b: u8) -> (Caller, Operation) {
             })
         }),
     }
+}
+
+fn breaking(world: &World, a: u8, b: u8) -> (Caller, Operation) {
+    let admin = world.admin;
+    let breaker = ["fleet", "site"][usize::from(a % 2)].to_owned();
+    let group = (a % 4 == 1).then(|| format!("site-{}", a % 5));
+    let reason = "by chance".to_owned();
+    let by_hand = |to| {
+        let asked = MoveBreaker {
+            breaker: breaker.clone(),
+            group: group.clone(),
+            to,
+            reason: reason.clone(),
+        };
+        (admin, Operation::MoveBreaker(asked))
+    };
+    match b % 9 {
+        0 => by_hand(Hand::Trip),
+        1 => by_hand(Hand::Isolate),
+        2 => by_hand(Hand::Reset),
+        3 => {
+            let definition = Box::new(by_site());
+            (
+                admin,
+                Operation::DefineBreaker(DefineBreaker { definition }),
+            )
+        }
+        4 => (admin, Operation::RemoveBreaker(RemoveBreaker { breaker })),
+        5 => {
+            let asked = OverrideBreaker {
+                breaker,
+                nodes: "site=lyon".parse().unwrap(),
+                lifetime: HOUR,
+                reason,
+            };
+            (admin, Operation::OverrideBreaker(asked))
+        }
+        6 => {
+            let number = u64::from(a % 4);
+            (admin, Operation::EndOverride(EndOverride { number }))
+        }
+        7 => {
+            let above = u64::from(a);
+            (
+                Caller::System,
+                Operation::RaisePolicy(RaisePolicy { above }),
+            )
+        }
+        _ => {
+            let group = Group::Fleet;
+            let asked = world.fleet.breakers().get(&breaker).and_then(|known| {
+                let mut machine = known.machine(&group);
+                let later = world.now.after(HOUR);
+                let inputs = [
+                    Input::Tick,
+                    Input::Sample { ok: false },
+                    Input::ProbeResult {
+                        round: machine.standing().round,
+                        ok: a.is_multiple_of(2),
+                    },
+                ];
+                let moves = inputs.map(|input| machine.step(input, later));
+                moves.into_iter().flatten().next()
+            });
+            let transition = asked.unwrap_or_else(|| Transition {
+                from: BreakerState::Open,
+                to: BreakerState::Closed,
+                at: world.now,
+                reason: Reason::CooledDown { wait_ms: 1 },
+                wait_ms: 0,
+                round: u64::from(a),
+                strikes: 0,
+            });
+            let asked = RecordBreaker {
+                breaker,
+                group,
+                transition,
+                probes: BTreeSet::new(),
+            };
+            (Caller::System, Operation::RecordBreaker(asked))
+        }
+    }
+}
+
+/// A breaker of each site that one failure trips.
+pub(crate) fn by_site() -> Definition {
+    let mut definition = Definition {
+        name: "site".to_owned(),
+        span: Span::Label("site".to_owned()),
+        watches: BTreeSet::from([Signal::Command, Signal::Condition("disk".to_owned())]),
+        ..Definition::fleet()
+    };
+    definition.rule.trip.consecutive = 1;
+    definition.gated.commands = BTreeSet::from(["run".to_owned()]);
+    definition
+}
+
+/// Everything that can happen to breakers, once.
+fn guarding(world: &mut World) {
+    let admin = world.admin;
+    let breaker = "site".to_owned();
+    let reason = "a look".to_owned();
+    let by_hand = |to| {
+        Operation::MoveBreaker(MoveBreaker {
+            breaker: "site".to_owned(),
+            group: Some("nice".to_owned()),
+            to,
+            reason: "a look".to_owned(),
+        })
+    };
+    for operation in [
+        Operation::DefineBreaker(DefineBreaker {
+            definition: Box::new(by_site()),
+        }),
+        by_hand(Hand::Trip),
+        Operation::OverrideBreaker(OverrideBreaker {
+            breaker: breaker.clone(),
+            nodes: "site=nice".parse().unwrap(),
+            lifetime: HOUR,
+            reason,
+        }),
+        by_hand(Hand::Reset),
+    ] {
+        world.done(admin, operation);
+    }
+    let number = world
+        .fleet
+        .breakers()
+        .overrides()
+        .map(|(number, _)| number)
+        .last();
+    let number = number.expect("it was given");
+    world.done(admin, Operation::EndOverride(EndOverride { number }));
+    world.done(admin, Operation::RemoveBreaker(RemoveBreaker { breaker }));
 }
 
 fn halted(rollout: RolloutId, step: u32) -> Decision {

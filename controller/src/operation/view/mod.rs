@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod breaker;
 pub mod command;
 pub mod content;
 pub mod deployment;

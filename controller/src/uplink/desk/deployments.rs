@@ -22,7 +22,7 @@ use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::time::{UnixMillis, millis};
 
 use super::rollouts::Running;
-use super::{Desk, DeskEvent};
+use super::{Desk, DeskEvent, Seen};
 use crate::domain::deployment::Deployment;
 use crate::domain::rollout::target::TargetState;
 use crate::domain::session::{Order, RunOrder};
@@ -252,6 +252,9 @@ impl<S: FrameSink> Desk<S> {
         due.sort_unstable_by_key(|(_, item)| item.generation);
         for (deployment, item) in due {
             let generation = item.generation;
+            if item.want.is_forward() {
+                self.work.seen.push((node, Seen::Changed));
+            }
             // A revision that is kept no more cannot be sent; a newer order comes.
             let ordered = match self.order_of(deployment, item) {
                 Some(order) => self.order(node, order, now),
@@ -320,14 +323,29 @@ impl<S: FrameSink> Desk<S> {
     ) {
         let (deployment, generation) = (result.deployment, result.generation);
         let gone = result.outcome == ChangeOutcome::Succeeded && result.revision.is_none();
+        // Going back and going away say nothing of whether changes succeed.
+        let forward = self
+            .deployments
+            .item(deployment, node)
+            .filter(|item| item.generation == generation)
+            .is_some_and(|item| item.want.is_forward());
+        if forward {
+            let seen = Seen::Result(Box::new(result.clone()));
+            self.work.seen.push((node, seen));
+        }
         self.report_result(node, &result, now);
-        self.work.batch.results.insert(
-            (deployment, node),
-            StoredResult {
+        let told = match result.outcome {
+            ChangeOutcome::Reverted | ChangeOutcome::Failed | ChangeOutcome::Refused => true,
+            ChangeOutcome::Succeeded | ChangeOutcome::Superseded => false,
+        };
+        // Why a node's change did not succeed stays, whatever it was told after it.
+        if let Some(rollout) = result.rollout.filter(|_| told) {
+            let stored = StoredResult {
                 received_at: now,
                 result,
-            },
-        );
+            };
+            self.work.batch.results.insert((rollout, node), stored);
+        }
         if gone {
             self.is_gone(deployment, node, generation);
         }
@@ -496,6 +514,7 @@ impl<S: FrameSink> Desk<S> {
                 self.deployments.up.insert(node);
             } else {
                 self.deployments.up.remove(&node);
+                self.work.seen.push((node, Seen::Down));
             }
             self.link_changed(node, is_up, now);
         }

@@ -13,7 +13,7 @@ use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 use serde::de::DeserializeOwned;
 
-use super::{Desk, DeskEvent};
+use super::{Desk, DeskEvent, Seen};
 use crate::domain::session::Untaken;
 use crate::uplink::dispatch::Settled;
 use crate::uplink::intake::{
@@ -120,6 +120,8 @@ impl<S: FrameSink> Desk<S> {
                 let key = item.value.key();
                 if let StateValue::Deployment(state) = &item.value {
                     self.deployment_state(node, state, now);
+                    let seen = Seen::State(state.clone());
+                    self.work.seen.push((node, seen));
                 }
                 let state = StoredState {
                     received_at: now,
@@ -134,6 +136,7 @@ impl<S: FrameSink> Desk<S> {
                     if crossing.holds {
                         self.condition_crossed(node, &crossing.rule, now);
                     }
+                    self.work.seen.push((node, Seen::Crossed(crossing)));
                 })
             }
             (EntryKind::LIFECYCLE, false) => {
@@ -189,6 +192,10 @@ impl<S: FrameSink> Desk<S> {
         let key = (receipt.command, node);
         let ended = Ended::from(receipt.outcome);
         self.stats.receipts += 1;
+        let action = self
+            .dispatch
+            .run(receipt.command)
+            .map(|run| run.command.action.clone());
         if self.dispatch.settle(receipt.command, node, ended) == Settled::Now {
             self.work.batch.targets.insert(
                 key,
@@ -199,6 +206,10 @@ impl<S: FrameSink> Desk<S> {
                     detail: receipt.detail.clone(),
                 }),
             );
+            if let Some(action) = action {
+                let seen = Seen::Receipt(action, receipt.outcome);
+                self.work.seen.push((node, seen));
+            }
             self.keep_receipt(node, receipt, false, now);
             return Ok(());
         }

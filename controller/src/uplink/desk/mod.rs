@@ -11,6 +11,7 @@
 //! durable, nothing is answered, and the nodes send again. When frames cannot be
 //! stored, the same holds for the streams that carry frames, and only for them.
 
+mod breakers;
 mod deployments;
 mod entries;
 mod orders;
@@ -18,6 +19,7 @@ mod rollouts;
 #[cfg(test)]
 mod tests;
 
+pub use breakers::Transitions;
 pub use orders::{NotConnected, Recorded};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,12 +34,14 @@ use protocol::id::{CommandId, DeploymentId, NodeId};
 use protocol::key::SigningKey;
 use protocol::limits::DETAIL_BYTES_MAX;
 use protocol::message::{DecodeError, Kind, Message};
+use protocol::policy::SignedPolicy;
 use protocol::session::{Announce, Heartbeat, Hello, LiveSamples, Reject, Welcome};
 use protocol::stream::{Stream, Upload};
 use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 
 use crate::broker::{Delivery, Outgoing};
+use crate::domain::breaker::manage::RecordBreaker;
 use crate::domain::command::Counts;
 use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
@@ -45,6 +49,7 @@ use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Suspect, Terms};
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
+use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
@@ -109,6 +114,17 @@ pub enum DeskEvent {
     Decided(Box<Decision>),
     /// A removed deployment is gone from every node that can be reached.
     Gone(DeploymentId),
+    /// A breaker moves.
+    Moved(Box<RecordBreaker>),
+    /// The time of an override has passed.
+    OverrideOver(u64),
+    /// A node holds a policy that is not known here.
+    PolicyAhead {
+        /// The node.
+        node: NodeId,
+        /// The policy's epoch.
+        epoch: u64,
+    },
     /// Close the node's connection.
     Disconnect(NodeId),
     /// Entries are missing here that were acknowledged to the node.
@@ -151,6 +167,8 @@ pub struct DeskStats {
     pub commits_failed: u64,
     /// Receipts that were taken.
     pub receipts: u64,
+    /// Moves of breakers that were recorded.
+    pub breaker_transitions: Transitions,
     /// The code of the last failure, while it lasts.
     pub failing: Option<ErrorCode>,
 }
@@ -167,6 +185,9 @@ struct Seat {
     given: u64,
     /// Whether what the node is behind with waits for its turn.
     queued: bool,
+    /// The epoch of the policy that this session was given, or that the node said it
+    /// has.
+    policy: u64,
 }
 
 /// An answer that waits for the batch to be durable.
@@ -175,6 +196,7 @@ enum Answer {
     Down(NodeId, Box<Down>),
     Reject(NodeId, Reject),
     Announce(Announce),
+    Policy(SignedPolicy),
 }
 
 /// What the batch in work will do once it is durable.
@@ -191,6 +213,8 @@ struct Work {
     before: BTreeMap<NodeId, Kept>,
     welcomed: BTreeSet<NodeId>,
     events: Vec<DeskEvent>,
+    /// What breakers are told.
+    seen: Vec<(NodeId, Seen)>,
 }
 
 /// The desk. See the module's documentation.
@@ -206,6 +230,7 @@ pub struct Desk<S> {
     seats: BTreeMap<NodeId, Seat>,
     dispatch: Dispatch,
     deployments: Deployments,
+    guard: Guard,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -250,6 +275,7 @@ impl<S: FrameSink> Desk<S> {
             seats: BTreeMap::new(),
             dispatch: Dispatch::default(),
             deployments: Deployments::default(),
+            guard: Guard::default(),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -259,6 +285,7 @@ impl<S: FrameSink> Desk<S> {
         };
         desk.load_commands(now)?;
         desk.load_deployments(now)?;
+        desk.load_breakers();
         Ok(desk)
     }
 
@@ -344,6 +371,7 @@ impl<S: FrameSink> Desk<S> {
         self.work = Work::default();
         if self.stale && self.load_commands(now).is_ok() && self.load_deployments(now).is_ok() {
             self.stale = false;
+            self.load_breakers();
         }
         if std::mem::take(&mut self.trust_is_new) {
             let nodes: Vec<NodeId> = self.seats.keys().copied().collect();
@@ -357,6 +385,7 @@ impl<S: FrameSink> Desk<S> {
     fn finish(&mut self, load: Load, now: UnixMillis) -> Output {
         if !self.stale {
             self.run_commands(now);
+            self.tell_rollouts(now);
             self.run_deployments(now);
         }
         self.store_frames(now);
@@ -426,6 +455,7 @@ impl<S: FrameSink> Desk<S> {
                 Answer::Down(node, down) => (Topic::Down(node), self.seal(down.as_ref(), now)),
                 Answer::Reject(node, reject) => (Topic::Down(node), self.seal(&reject, now)),
                 Answer::Announce(announce) => (Topic::All, self.seal(&announce, now)),
+                Answer::Policy(policy) => (Topic::All, self.seal(&policy, now)),
             };
             outgoing.push(Outgoing { topic, payload });
         }
@@ -445,6 +475,7 @@ impl<S: FrameSink> Desk<S> {
         }
         self.show(work.before.into_keys(), now);
         let mut events = work.events;
+        events.extend(self.watch(work.seen, now));
         events.extend(
             work.batch
                 .targets
@@ -718,6 +749,7 @@ impl<S: FrameSink> Desk<S> {
                     });
                 }
                 self.order_trust(node, now);
+                self.greet_policy(node, hello.policy_epoch, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);
                 self.greet_deployments(node, hello.generation, now);
@@ -762,6 +794,7 @@ impl<S: FrameSink> Desk<S> {
         self.acknowledge(node, None, opened.header.sent_at);
         // What did not fit into the window, or waited for the node.
         self.order_trust(node, now);
+        self.carry_policy(node, now);
         self.carry_desired(node, now);
         self.carry_open_commands(node, now);
         self.dispatch.online(node);

@@ -10,10 +10,10 @@ use protocol::id::{CommandId, NodeId};
 use protocol::session::Announce;
 use protocol::time::UnixMillis;
 
-use super::{Answer, Desk, DeskEvent, Output};
-use crate::domain::access::caller::Caller;
+use super::{Answer, Desk, DeskEvent, Output, Seen};
 use crate::domain::audit::merkle;
 use crate::domain::audit::record::Record;
+use crate::domain::breaker::definition::is_gated;
 use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
@@ -125,10 +125,7 @@ impl<S: FrameSink> Desk<S> {
             Event::NodeApproved(event) => self.relook(event.node, now),
             Event::DeploymentApplied(_) => {}
             Event::DeploymentRemoved(event) => self.remove_deployment(event.deployment),
-            Event::DeploymentForgotten(event) => {
-                self.remove_deployment(event.deployment);
-                self.work.batch.deployments_forgotten.push(event.deployment);
-            }
+            Event::DeploymentForgotten(event) => self.remove_deployment(event.deployment),
             Event::RolloutStarted(event) => {
                 self.start_rollout(record, event, &recorded.targets, now);
             }
@@ -162,6 +159,9 @@ impl<S: FrameSink> Desk<S> {
                 self.relook(event.node, now);
                 self.carry_desired(event.node, now);
             }
+            Event::BreakerDefined(_) | Event::BreakerRemoved(_) => self.load_breakers(),
+            Event::BreakerMoved(event) => self.breaker_moved(event),
+            Event::PolicyPublished(_) => self.publish_policy(),
             Event::IncarnationRaised(event) => {
                 self.work.answers.push(Answer::Announce(Announce {
                     incarnation: event.incarnation,
@@ -192,6 +192,8 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::BreakerOverridden(_)
+            | Event::OverrideEnded(_)
             | Event::DenialsCounted(_) => {}
         }
     }
@@ -224,16 +226,7 @@ impl<S: FrameSink> Desk<S> {
     }
 
     fn command_row(&self, record: &Record, event: &CommandIssued) -> StoredCommand {
-        let issued_by = match record.by {
-            Caller::Principal { id, .. } => self
-                .fleet
-                .access()
-                .principal(id)
-                .map_or_else(|| id.to_string(), |principal| principal.name.clone()),
-            Caller::Host => "host".to_owned(),
-            Caller::Node(node) => node.to_string(),
-            Caller::System | Caller::Anonymous => "controller".to_owned(),
-        };
+        let issued_by = self.fleet.access().name_of(&record.by);
         StoredCommand {
             seq: record.seq,
             command: Command {
@@ -308,6 +301,7 @@ impl<S: FrameSink> Desk<S> {
     fn cut_off(&mut self, node: NodeId, now: UnixMillis) {
         self.relook(node, now);
         self.forget_wants(node);
+        self.unwatch(node);
         self.work.events.push(DeskEvent::Disconnect(node));
         if let Some(seat) = self.seats.get_mut(&node) {
             seat.link.close();
@@ -446,6 +440,9 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             };
             let order = Order::Command(std::sync::Arc::clone(&run.command));
+            if is_gated(&run.command.action) {
+                self.work.seen.push((node, Seen::Changed));
+            }
             // One node may be released for more commands than its window has room
             // for; its next heartbeat carries the rest.
             if self.order(node, order, now)

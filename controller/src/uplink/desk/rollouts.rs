@@ -176,6 +176,8 @@ impl<S: FrameSink> Desk<S> {
             due_at: now,
         };
         self.deployments.running.insert(event.rollout, running);
+        self.tell_breakers();
+        self.tell_rollouts(now);
         // Nodes that came or went since it was planned.
         self.relook_all(event.deployment, now);
         self.step(event.rollout, Input::Tick, now);
@@ -448,7 +450,7 @@ impl<S: FrameSink> Desk<S> {
     }
 
     /// Steps a rollout's machine and does what it says.
-    fn step(&mut self, id: RolloutId, input: Input, now: UnixMillis) {
+    pub(super) fn step(&mut self, id: RolloutId, input: Input, now: UnixMillis) {
         let Some(running) = self.deployments.running.get_mut(&id) else {
             return;
         };

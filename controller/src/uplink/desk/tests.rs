@@ -5,6 +5,7 @@
     reason = "a disk of a test that breaks its own rules may panic"
 )]
 
+mod breakers;
 mod deployments;
 
 use std::collections::BTreeSet;
@@ -153,6 +154,7 @@ enum Heard {
     Down(Down),
     Reject(Reject),
     Announce(Announce),
+    Policy(SignedPolicy),
 }
 
 fn controller_key() -> Arc<SigningKey> {
@@ -322,6 +324,8 @@ impl World {
                 Heard::Down(it)
             } else if let Ok(it) = opened.decode::<Reject>() {
                 Heard::Reject(it)
+            } else if let Ok(it) = opened.decode::<SignedPolicy>() {
+                Heard::Policy(it)
             } else {
                 Heard::Announce(opened.decode().unwrap())
             };
@@ -346,7 +350,11 @@ impl World {
             .into_iter()
             .find_map(|heard| match heard {
                 Heard::Welcome(welcome) => Some(*welcome),
-                Heard::Acks(_) | Heard::Down(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Acks(_)
+                | Heard::Down(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .expect("the node is welcomed")
     }
@@ -360,7 +368,11 @@ impl World {
                     .iter()
                     .find(|ack| ack.stream == stream)
                     .map(|ack| ack.acked),
-                Heard::Welcome(_) | Heard::Down(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Down(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .next_back()
     }
@@ -370,7 +382,11 @@ impl World {
             .into_iter()
             .filter_map(|heard| match heard {
                 Heard::Down(down) => Some(down),
-                Heard::Welcome(_) | Heard::Acks(_) | Heard::Reject(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Acks(_)
+                | Heard::Reject(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .collect()
     }
@@ -380,7 +396,11 @@ impl World {
             .into_iter()
             .filter_map(|heard| match heard {
                 Heard::Reject(reject) => Some(reject.code),
-                Heard::Welcome(_) | Heard::Acks(_) | Heard::Down(_) | Heard::Announce(_) => None,
+                Heard::Welcome(_)
+                | Heard::Acks(_)
+                | Heard::Down(_)
+                | Heard::Announce(_)
+                | Heard::Policy(_) => None,
             })
             .collect()
     }
@@ -403,6 +423,9 @@ impl World {
                 | DeskEvent::Ended { .. }
                 | DeskEvent::Decided(_)
                 | DeskEvent::Gone(_)
+                | DeskEvent::Moved(_)
+                | DeskEvent::OverrideOver(_)
+                | DeskEvent::PolicyAhead { .. }
                 | DeskEvent::Disconnect(_)
                 | DeskEvent::Lost { .. } => None,
             })
@@ -423,6 +446,7 @@ struct Node {
     acked: [u64; 4],
     incarnation: u64,
     generation: u64,
+    policy_epoch: u64,
 }
 
 impl Node {
@@ -438,6 +462,7 @@ impl Node {
             acked: [0; 4],
             incarnation: 1,
             generation: 0,
+            policy_epoch: 0,
         }
     }
 
@@ -483,7 +508,7 @@ impl Node {
             now,
             incarnation: self.incarnation,
             generation: self.generation,
-            policy_epoch: 0,
+            policy_epoch: self.policy_epoch,
             trust_version: 1,
             streams: Stream::ALL
                 .map(|stream| StreamOffer {

@@ -81,16 +81,16 @@ impl Intake {
         })
     }
 
-    /// How the last change of a deployment ended on a node.
+    /// How the last change of a rollout's target ended that did not succeed.
     ///
     /// # Errors
     /// [`IntakeError`], also when the row does not decode.
     pub fn result(
         &self,
-        deployment: DeploymentId,
+        rollout: RolloutId,
         node: NodeId,
     ) -> Result<Option<StoredResult>, IntakeError> {
-        self.row("a result", RESULTS, &pair_key(deployment, node))
+        self.row("a result", RESULTS, &pair_key(rollout, node))
     }
 
     /// The latest state of one key of a node.
@@ -216,8 +216,8 @@ pub(super) fn write(
         generations.insert(node_key(*node).as_slice(), *generation)?;
     }
     let mut results = transaction.open_table(RESULTS)?;
-    for ((deployment, node), result) in &batch.results {
-        let key = pair_key(*deployment, *node);
+    for ((rollout, node), result) in &batch.results {
+        let key = pair_key(*rollout, *node);
         results.insert(key.as_slice(), encode(result).as_slice())?;
     }
     let mut rollouts = transaction.open_table(ROLLOUTS)?;
@@ -234,10 +234,6 @@ pub(super) fn write(
         let from = pair_key(*rollout, NodeId::NIL);
         let to = pair_key(*rollout, NodeId::from_bytes([0xff; 10]));
         targets.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
-    }
-    for deployment in &batch.deployments_forgotten {
-        let from = pair_key(*deployment, NodeId::NIL);
-        let to = pair_key(*deployment, NodeId::from_bytes([0xff; 10]));
         results.retain_in(from.as_slice()..=to.as_slice(), |_, _| false)?;
     }
     Ok(())

@@ -60,7 +60,7 @@ const STATES: Table = TableDefinition::new("states");
 const LIFECYCLES: Table = TableDefinition::new("lifecycles");
 /// Deployment and node → what the node is to have.
 const DESIRED: Table = TableDefinition::new("desired");
-/// Deployment and node → how the last change ended.
+/// Rollout and node → how the last change ended that did not succeed.
 const RESULTS: Table = TableDefinition::new("results");
 /// Rollout → what was decided.
 const ROLLOUTS: Table = TableDefinition::new("rollouts");
@@ -176,16 +176,14 @@ pub struct Batch {
     pub desired: BTreeMap<(DeploymentId, NodeId), Option<StoredDesired>>,
     /// The last generation of nodes.
     pub generations: BTreeMap<NodeId, u64>,
-    /// How the last change of a deployment ended.
-    pub results: BTreeMap<(DeploymentId, NodeId), StoredResult>,
+    /// How targets of rollouts did not succeed.
+    pub results: BTreeMap<(RolloutId, NodeId), StoredResult>,
     /// Rollouts that are carried out.
     pub rollouts: BTreeMap<RolloutId, StoredRollout>,
     /// Where targets of rollouts stand.
     pub rollout_targets: BTreeMap<(RolloutId, NodeId), TargetRow>,
-    /// Rollouts that are not needed any more, with their targets.
+    /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
-    /// Deployments whose results are not needed any more.
-    pub deployments_forgotten: Vec<DeploymentId>,
     /// The last record of the journal that is taken into account.
     pub cursor: Option<u64>,
     /// Envelope counters below this one may have been used.
@@ -210,7 +208,6 @@ impl Batch {
             && self.rollouts.is_empty()
             && self.rollout_targets.is_empty()
             && self.rollouts_forgotten.is_empty()
-            && self.deployments_forgotten.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
     }

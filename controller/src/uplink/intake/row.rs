@@ -194,6 +194,19 @@ impl StoredWant {
         }
     }
 
+    /// Whether it changes the node for something that it did not have: what a
+    /// breaker watches and stops.
+    #[must_use]
+    pub fn is_forward(&self) -> bool {
+        matches!(
+            self,
+            Self::Run {
+                cause: Cause::Change,
+                ..
+            }
+        )
+    }
+
     /// The rollout that it belongs to.
     #[must_use]
     pub fn rollout(&self) -> Option<RolloutId> {
@@ -203,7 +216,7 @@ impl StoredWant {
     }
 }
 
-/// How the last change of a deployment ended on a node.
+/// How a change of a rollout did not succeed on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredResult {
     /// When it came, in controller time.

@@ -307,6 +307,9 @@ fn a_bad_revision_stops_at_the_canary_and_goes_back() {
     let canary = fleet.hosts.iter().find(tried).unwrap().node.id;
     let item = fleet.world.desk.intake.desired_on(WEB, canary).unwrap();
     assert_eq!(item.unwrap().want.revision(), Some(1));
+    // And why it failed is still known.
+    let why = fleet.world.desk.intake.result(rollout, canary).unwrap();
+    assert_eq!(why.unwrap().result.code.as_deref(), Some("workload.exited"));
     let deployment = fleet.world.fleet.deployments().get(WEB).unwrap();
     assert_eq!(deployment.settled, Some(1));
 }
@@ -673,4 +676,64 @@ fn a_report_of_an_older_order_counts_no_more() {
         .unwrap()
         .unwrap();
     assert_eq!(row.state.name(), "sent");
+}
+
+#[test]
+fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
+    use crate::domain::breaker::definition::{Group, OnTrip};
+    use crate::domain::breaker::manage::{DefineBreaker, Hand, MoveBreaker, check_move};
+    use crate::domain::decide::decide;
+    use crate::domain::moment::Moment;
+    use crate::domain::operation::Operation;
+    use protocol::breaker::BreakerState;
+
+    let mut fleet = Fleetlet::new(4);
+    let ask = |world: &mut World, operation: Operation| {
+        let at = Moment::new(world.now, [1; 32]);
+        let decided = decide(&world.fleet, &Caller::System, &operation, &at).unwrap();
+        for event in decided.events {
+            world.record(event);
+        }
+    };
+    let world = &mut fleet.world;
+    let mut definition = crate::domain::breaker::definition::Definition::fleet();
+    definition.rollouts = OnTrip::Hold;
+    let definition = Box::new(definition);
+    ask(
+        world,
+        Operation::DefineBreaker(DefineBreaker { definition }),
+    );
+    let trip = MoveBreaker {
+        breaker: "fleet".to_owned(),
+        group: None,
+        to: Hand::Trip,
+        reason: "it smells".to_owned(),
+    };
+    ask(world, Operation::MoveBreaker(trip));
+    let rollout = fleet.apply(1, "*", quick());
+    fleet.play(30);
+    assert_eq!(fleet.levels(), [None; 4]);
+    let status = fleet.world.desk.board().rollout(rollout).unwrap();
+    assert_eq!(status.breakers, ["fleet"]);
+    // Its cool-down passes: the nodes that the rollout wants next may try.
+    for _ in 0..40 {
+        fleet.play(30);
+        for event in std::mem::take(&mut fleet.world.events) {
+            if let DeskEvent::Moved(moved) = event {
+                let known = fleet.world.fleet.breakers().get("fleet").unwrap();
+                if check_move(known, &moved).is_ok() {
+                    ask(&mut fleet.world, Operation::RecordBreaker(*moved));
+                }
+            }
+        }
+    }
+    let known = fleet.world.fleet.breakers().get("fleet").unwrap();
+    let canary = known.log.iter().find(|it| !it.probes.is_empty()).unwrap();
+    let first = fleet
+        .hosts
+        .iter()
+        .find(|host| canary.probes.contains(&host.node.id));
+    assert_eq!(first.unwrap().level.get(&WEB), Some(&Some(1)));
+    assert_eq!(known.state(&Group::Fleet), BreakerState::Closed);
+    assert_eq!(fleet.end_of(rollout), Some(End::Completed));
 }

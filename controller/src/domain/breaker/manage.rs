@@ -1,0 +1,542 @@
+//! Defining, moving and overriding breakers, and numbering the policy.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use protocol::ErrorCode;
+use protocol::breaker::BreakerState;
+use protocol::breaker::machine::{Input, Order, Reason, Transition};
+use protocol::command::Action;
+use protocol::id::NodeId;
+use protocol::policy::{Attempt, Standing};
+use protocol::selector::Selector;
+
+use crate::domain::access::caller::Caller;
+use crate::domain::breaker::definition::{Definition, Group, is_gated};
+use crate::domain::breaker::event::{
+    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnd, OverrideEnded,
+    PolicyPublished,
+};
+use crate::domain::breaker::{
+    BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
+};
+use crate::domain::event::Event;
+use crate::domain::fleet::Fleet;
+use crate::domain::moment::Moment;
+use crate::domain::rejection::{Rejection, cut};
+
+/// The longest override. Who needs more gives it again, and is asked why again.
+pub const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How far a node's word can raise the epoch at once. A controller that was
+/// restored lacks thousands of changes at most; a node that speaks of more is
+/// broken or lies, and would use the numbers up.
+pub const EPOCH_LEAP_MAX: u64 = 1_000_000;
+
+/// How far the epoch leaps when the incarnation is raised: more changes than a
+/// backup can lack, so that no two policies have one number. A node that holds a
+/// yet higher one says so in its hello.
+const EPOCH_LEAP: u64 = 10_000;
+
+/// Define a breaker, or define it anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefineBreaker {
+    /// What it is to be.
+    pub definition: Box<Definition>,
+}
+
+/// Remove a breaker that is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoveBreaker {
+    /// Its name.
+    pub breaker: String,
+}
+
+/// Move a breaker by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveBreaker {
+    /// Its name.
+    pub breaker: String,
+    /// The group: a label's value or a deployment's id. None is the whole fleet
+    /// for a trip, and everything that is not closed for a reset.
+    pub group: Option<String>,
+    /// To where.
+    pub to: Hand,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// What a hand can do to a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand {
+    /// Open it, with a cool-down.
+    Trip,
+    /// Open it until someone resets it.
+    Isolate,
+    /// Close it.
+    Reset,
+}
+
+/// Record how a breaker moved by what nodes report or by time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordBreaker {
+    /// Its name.
+    pub breaker: String,
+    /// For which group.
+    pub group: Group,
+    /// What the machine says.
+    pub transition: Transition,
+    /// The nodes that may try, when it became half-open.
+    pub probes: BTreeSet<NodeId>,
+}
+
+/// Let some nodes pass a breaker for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideBreaker {
+    /// The breaker.
+    pub breaker: String,
+    /// The nodes that may.
+    pub nodes: Selector,
+    /// For how long.
+    pub lifetime: Duration,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// End an override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndOverride {
+    /// Its number.
+    pub number: u64,
+}
+
+/// Give the policy a number above one that a node was seen to hold; the first
+/// number when none was given yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaisePolicy {
+    /// The epoch that was seen; 0 when none was.
+    pub above: u64,
+}
+
+impl Hand {
+    /// The name of the operation.
+    #[must_use]
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Trip => "breaker.trip",
+            Self::Isolate => "breaker.isolate",
+            Self::Reset => "breaker.reset",
+        }
+    }
+
+    /// The action of the permission that it needs. To isolate is to trip for
+    /// longer.
+    #[must_use]
+    pub fn permission(self) -> &'static str {
+        match self {
+            Self::Trip | Self::Isolate => "trip",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// The nodes that an override is for.
+#[must_use]
+pub fn overridden(fleet: &Fleet, asked: &OverrideBreaker) -> Vec<NodeId> {
+    fleet
+        .nodes()
+        .filter(|node| node.is_active() && asked.nodes.matches(node.subject()))
+        .map(|node| node.id)
+        .collect()
+}
+
+pub(crate) fn define(
+    fleet: &Fleet,
+    asked: &DefineBreaker,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    let definition = asked.definition.as_ref();
+    definition.check()?;
+    let breakers = fleet.breakers();
+    match breakers.get(&definition.name) {
+        Some(known) if known.definition == *definition => return Ok(Vec::new()),
+        Some(known) if known.definition.span != definition.span => still_open(known)?,
+        Some(_) => {}
+        None if breakers.iter().len() >= BREAKERS_COUNT_MAX => {
+            return Err(Rejection::new(
+                ErrorCode::LimitReached,
+                format!("the fleet has {BREAKERS_COUNT_MAX} breakers; remove some"),
+            ));
+        }
+        None => {}
+    }
+    let defined = Event::BreakerDefined(BreakerDefined {
+        definition: asked.definition.clone(),
+    });
+    Ok(published(fleet, vec![defined], at))
+}
+
+pub(crate) fn remove(
+    fleet: &Fleet,
+    asked: &RemoveBreaker,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    still_open(fleet.breakers().existing(&asked.breaker)?)?;
+    let removed = Event::BreakerRemoved(BreakerRemoved {
+        breaker: asked.breaker.clone(),
+    });
+    Ok(published(fleet, vec![removed], at))
+}
+
+/// A breaker that stops something does not stop being one by the way.
+fn still_open(known: &Known) -> Result<(), Rejection> {
+    match known.open().next() {
+        None => Ok(()),
+        Some((group, cell)) => Err(Rejection::new(
+            ErrorCode::BreakerState,
+            format!(
+                "breaker {} is {} for {group}; reset it first",
+                known.definition.name,
+                cell.moved.to.name()
+            ),
+        )),
+    }
+}
+
+pub(crate) fn by_hand(
+    fleet: &Fleet,
+    caller: &Caller,
+    asked: &MoveBreaker,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    let known = fleet.breakers().existing(&asked.breaker)?;
+    let reason = reasoned(&asked.reason)?;
+    let groups: Vec<Group> = match (asked.to, &asked.group) {
+        (Hand::Reset, None) => known.open().map(|(group, _)| group.clone()).collect(),
+        (Hand::Trip | Hand::Isolate | Hand::Reset, group) => {
+            vec![Group::of(&known.definition, group.as_deref())?]
+        }
+    };
+    let order = Order {
+        by: fleet.access().name_of(caller),
+        why: reason,
+    };
+    let mut events = Vec::new();
+    for group in groups {
+        let mut machine = known.machine(&group);
+        // At the time of its last move, so that no time passes in it: whatever would
+        // have lapsed meanwhile is no state that any node was told of.
+        let still = known
+            .groups
+            .get(&group)
+            .map_or(at.now, |cell| cell.moved.at);
+        for transition in machine.step(asked.to.input(order.clone()), still) {
+            let transition = Transition {
+                at: at.now,
+                ..transition
+            };
+            events.extend(moved(fleet, known, &group, transition, BTreeSet::new()));
+        }
+    }
+    Ok(published(fleet, events, at))
+}
+
+impl Hand {
+    fn input(self, order: Order) -> Input {
+        match self {
+            Self::Trip => Input::Trip(order),
+            Self::Isolate => Input::Isolate(order),
+            Self::Reset => Input::Reset(order),
+        }
+    }
+}
+
+pub(crate) fn record(
+    fleet: &Fleet,
+    asked: &RecordBreaker,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    let known = fleet.breakers().existing(&asked.breaker)?;
+    check_move(known, asked)?;
+    let event = moved(
+        fleet,
+        known,
+        &asked.group,
+        asked.transition.clone(),
+        asked.probes.clone(),
+    );
+    Ok(published(fleet, event.into_iter().collect(), at))
+}
+
+/// Whether a machine that stands where the records say could move like that.
+///
+/// # Errors
+/// The rejection that says what does not fit.
+pub fn check_move(known: &Known, asked: &RecordBreaker) -> Result<(), Rejection> {
+    let name = &known.definition.name;
+    let stale = |detail: String| Err(Rejection::new(ErrorCode::BreakerState, detail));
+    if !known.definition.has(&asked.group) {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            format!("breaker {name} has no group {}", asked.group),
+        ));
+    }
+    let held = known.groups.get(&asked.group).map(|cell| &cell.moved);
+    let (state, round) = held.map_or((BreakerState::Closed, 0), |held| (held.to, held.round));
+    let transition = &asked.transition;
+    let next_round = round + u64::from(transition.to == BreakerState::HalfOpen);
+    if transition.from != state || transition.round != next_round {
+        return stale(format!(
+            "breaker {name} is {} in round {round}, not {} in round {}",
+            state.name(),
+            transition.from.name(),
+            transition.round
+        ));
+    }
+    let moves_so = match (state, transition.to) {
+        (BreakerState::Closed, BreakerState::Open) => matches!(
+            transition.reason,
+            Reason::Consecutive { .. } | Reason::Count { .. } | Reason::Share { .. }
+        ),
+        (BreakerState::Open, BreakerState::HalfOpen) => {
+            matches!(transition.reason, Reason::CooledDown { .. })
+        }
+        (BreakerState::HalfOpen, BreakerState::Open) => matches!(
+            transition.reason,
+            Reason::ProbesFailed { .. } | Reason::ProbesSilent { .. }
+        ),
+        (BreakerState::HalfOpen, BreakerState::Closed) => {
+            matches!(transition.reason, Reason::ProbesSucceeded { .. })
+        }
+        // The others are a person's.
+        (
+            BreakerState::Closed
+            | BreakerState::Open
+            | BreakerState::HalfOpen
+            | BreakerState::Isolated,
+            BreakerState::Closed
+            | BreakerState::Open
+            | BreakerState::HalfOpen
+            | BreakerState::Isolated,
+        ) => false,
+    };
+    if !moves_so {
+        return stale(format!(
+            "breaker {name} does not go from {} to {} by itself: {}",
+            state.name(),
+            transition.to.name(),
+            transition.reason
+        ));
+    }
+    let probes_max = match transition.to {
+        BreakerState::HalfOpen => known.definition.rule.recovery.probes as usize,
+        BreakerState::Closed | BreakerState::Open | BreakerState::Isolated => 0,
+    };
+    if asked.probes.len() > probes_max {
+        return stale(format!(
+            "breaker {name} has {} probes; {probes_max} may try",
+            asked.probes.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The move as it is recorded: of the whole fleet when a group would open and the
+/// policy has no room for one more. So much trouble in so many places is not local.
+/// None when the whole fleet is stopped already.
+fn moved(
+    fleet: &Fleet,
+    known: &Known,
+    group: &Group,
+    transition: Transition,
+    probes: BTreeSet<NodeId>,
+) -> Option<Event> {
+    let opens = transition.from == BreakerState::Closed;
+    let full = fleet.breakers().open_count() >= GROUPS_OPEN_MAX;
+    let (group, transition) = if opens && full && *group != Group::Fleet {
+        let held = known.groups.get(&Group::Fleet).map(|cell| &cell.moved);
+        if held.is_some_and(|held| held.to != BreakerState::Closed) {
+            return None;
+        }
+        let round = held.map_or(0, |held| held.round);
+        (
+            Group::Fleet,
+            Transition {
+                round,
+                ..transition
+            },
+        )
+    } else {
+        (group.clone(), transition)
+    };
+    Some(Event::BreakerMoved(BreakerMoved {
+        breaker: known.definition.name.clone(),
+        group,
+        transition,
+        probes,
+    }))
+}
+
+pub(crate) fn give(
+    fleet: &Fleet,
+    caller: &Caller,
+    asked: &OverrideBreaker,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    let breakers = fleet.breakers();
+    breakers.existing(&asked.breaker)?;
+    let reason = reasoned(&asked.reason)?;
+    if asked.lifetime.is_zero() || asked.lifetime > OVERRIDE_MAX {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            format!(
+                "an override lasts from 1 s to {} s, not {} s",
+                OVERRIDE_MAX.as_secs(),
+                asked.lifetime.as_secs()
+            ),
+        ));
+    }
+    if breakers.overrides.len() >= OVERRIDES_COUNT_MAX {
+        return Err(Rejection::new(
+            ErrorCode::LimitReached,
+            format!("the fleet has {OVERRIDES_COUNT_MAX} overrides; end some"),
+        ));
+    }
+    let given = Event::BreakerOverridden(BreakerOverridden {
+        number: breakers.override_last + 1,
+        breaker: asked.breaker.clone(),
+        nodes: asked.nodes.clone(),
+        until: at.now.after(asked.lifetime),
+        by: fleet.access().name_of(caller),
+        reason,
+    });
+    Ok(published(fleet, vec![given], at))
+}
+
+pub(crate) fn end(
+    fleet: &Fleet,
+    caller: &Caller,
+    asked: &EndOverride,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    let Some(granted) = fleet.breakers().overrides.get(&asked.number) else {
+        return Err(Rejection::new(
+            ErrorCode::BreakerNotFound,
+            format!("there is no override {}, or it has ended", asked.number),
+        ));
+    };
+    let why = match caller {
+        Caller::System if at.now < granted.pass.until => {
+            return Err(Rejection::new(
+                ErrorCode::BreakerState,
+                format!("override {} has not expired", asked.number),
+            ));
+        }
+        Caller::System => OverrideEnd::Expired,
+        Caller::Principal { .. } | Caller::Host | Caller::Node(_) | Caller::Anonymous => {
+            OverrideEnd::Withdrawn
+        }
+    };
+    let ended = Event::OverrideEnded(OverrideEnded {
+        number: asked.number,
+        why,
+    });
+    Ok(published(fleet, vec![ended], at))
+}
+
+pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Rejection> {
+    let held = fleet.breakers().published().epoch;
+    if held > 0 && asked.above <= held {
+        return Ok(Vec::new());
+    }
+    if asked.above.saturating_sub(held) > EPOCH_LEAP_MAX {
+        return Err(Rejection::new(
+            ErrorCode::PolicyInvalid,
+            format!(
+                "epoch {} is more than {EPOCH_LEAP_MAX} above {held}, which no backup can lack",
+                asked.above
+            ),
+        ));
+    }
+    Ok(vec![numbered(fleet, asked.above.max(held) + 1)])
+}
+
+/// What belongs to a rise of the incarnation: this controller may have been
+/// restored, and nodes may hold policies that it knows nothing of.
+pub(crate) fn leap(fleet: &Fleet, mut events: Vec<Event>) -> Vec<Event> {
+    let held = fleet.breakers().published().epoch;
+    if held > 0 {
+        events.push(numbered(fleet, held.saturating_add(EPOCH_LEAP)));
+    }
+    events
+}
+
+fn numbered(fleet: &Fleet, epoch: u64) -> Event {
+    Event::PolicyPublished(PolicyPublished {
+        epoch,
+        digest: fleet.breakers().digest(),
+    })
+}
+
+/// Gives the policy its next number when these events change what it says.
+fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> Vec<Event> {
+    let mut next = fleet.breakers().clone();
+    for event in &events {
+        next.take(event, Caller::System, at.now);
+    }
+    let digest = next.digest();
+    let held = next.published();
+    if !events.is_empty() && held.digest != Some(digest) {
+        events.push(Event::PolicyPublished(PolicyPublished {
+            epoch: held.epoch.saturating_add(1),
+            digest,
+        }));
+    }
+    events
+}
+
+/// A reason must be given: it is what the next person reads at three in the
+/// morning.
+fn reasoned(reason: &str) -> Result<String, Rejection> {
+    let reason = reason.trim();
+    if reason.is_empty() {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            "a reason must be given",
+        ));
+    }
+    Ok(cut(reason.to_owned(), REASON_BYTES_MAX))
+}
+
+/// Refuses a command that every one of these nodes would refuse: there someone is
+/// told at once, not by as many receipts.
+pub(crate) fn admit_command(
+    fleet: &Fleet,
+    action: &Action,
+    nodes: &[NodeId],
+    at: &Moment,
+) -> Result<(), Rejection> {
+    let attempt = Attempt::Command(action.name());
+    let stops =
+        |known: &Known| known.definition.gated.stops(attempt) && known.open().next().is_some();
+    if !is_gated(action) || !fleet.breakers().iter().any(|known| stops(known)) {
+        return Ok(());
+    }
+    let policy = fleet.breakers().policy(fleet.id());
+    // Nodes that the controller reaches have just heard of it.
+    let standing = Standing {
+        now: at.now,
+        heard_at: Some(at.now),
+    };
+    let mut first = None;
+    for node in nodes.iter().filter_map(|id| fleet.node(*id)) {
+        match policy.admit(node.subject(), attempt, standing) {
+            Ok(()) => return Ok(()),
+            Err(refusal) => first = first.or(Some(refusal)),
+        }
+    }
+    match first {
+        Some(refusal) => Err(Rejection::new(refusal.code(), refusal.to_string())),
+        None => Ok(()),
+    }
+}
