@@ -246,12 +246,15 @@ impl Operations {
         node: NodeId,
         row: &TargetRow,
     ) -> Result<RolloutTargetView, Failure> {
-        let failure = match row.class {
-            Some(_) => self
-                .uplink
+        // The class is that of the last order alone; why a change failed is still
+        // wanted when the node was told to go back after it.
+        let is_bad = row.verdict.is_some_and(|(_, verdict)| verdict.is_bad());
+        let failure = if row.class.is_some() || is_bad {
+            self.uplink
                 .rollout_failure(rollout.id, node)
-                .map_err(|error| fault(&error))?,
-            None => None,
+                .map_err(|error| fault(&error))?
+        } else {
+            None
         };
         let (code, detail) = failure.map_or((None, String::new()), |stored| {
             (stored.result.code, stored.result.detail)
