@@ -15,6 +15,7 @@ mod breakers;
 mod deployments;
 mod entries;
 mod orders;
+mod receive;
 mod rollouts;
 #[cfg(test)]
 mod tests;
@@ -29,14 +30,13 @@ use std::time::Duration;
 use protocol::ErrorCode;
 use protocol::command::Progress;
 use protocol::down::Down;
-use protocol::envelope::{self, EnvelopeError, Opened, Seal};
+use protocol::envelope::{Opened, Seal};
 use protocol::id::{CommandId, DeploymentId, NodeId};
 use protocol::key::SigningKey;
-use protocol::limits::DETAIL_BYTES_MAX;
-use protocol::message::{DecodeError, Kind, Message};
+use protocol::message::Message;
 use protocol::policy::SignedPolicy;
 use protocol::session::{Announce, Heartbeat, Hello, LiveSamples, Reject, Welcome};
-use protocol::stream::{Stream, Upload};
+use protocol::stream::Stream;
 use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 
@@ -54,10 +54,6 @@ use crate::uplink::desk::deployments::Deployments;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
 use crate::uplink::sink::{FrameArrival, FrameSink};
-
-/// At most one 'unknown session' is said to a node in this time: whatever it
-/// sends before its next hello gets the same answer.
-const DISOWN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Envelope counters claimed at each start. More than a controller can seal in
 /// its life, so counters never repeat and none is written while it runs.
@@ -519,47 +515,6 @@ impl<S: FrameSink> Desk<S> {
         *self.stats.refused.entry(code).or_default() += 1;
     }
 
-    /// Takes one publish.
-    fn take(&mut self, delivery: &Delivery, now: UnixMillis) {
-        let fleet = Arc::clone(&self.fleet);
-        let opened = envelope::open(&delivery.payload, fleet.id(), |sender, key| {
-            fleet
-                .node(sender)
-                .filter(|node| node.is_active() && node.signing_key.id() == key)
-                .map(|node| node.signing_key)
-        });
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.refuse_envelope(delivery, &error);
-                return;
-            }
-        };
-        let node = opened.header.sender;
-        let is_own = delivery.topic.node() == Some(node)
-            && delivery.sender.is_none_or(|sender| sender == node);
-        if !is_own {
-            // Someone carries another node's envelope: it may be genuine, and
-            // must not be answered on behalf of the one who published it.
-            self.refuse(ErrorCode::EnvelopeUnknownKey);
-            return;
-        }
-        if self.seat(node).is_none() {
-            return;
-        }
-        self.dispatch_kind(node, &opened, delivery.topic, now);
-    }
-
-    fn refuse_envelope(&mut self, delivery: &Delivery, error: &EnvelopeError) {
-        self.refuse(error.code());
-        tracing::debug!(
-            topic = ?delivery.topic,
-            code = error.code().text(),
-            %error,
-            "refused an envelope"
-        );
-    }
-
     /// The node's seat, made from what is kept of it. None when the store cannot
     /// be read: the message is dropped and comes again.
     fn seat(&mut self, node: NodeId) -> Option<&mut Seat> {
@@ -588,122 +543,6 @@ impl<S: FrameSink> Desk<S> {
             .entry(node)
             .or_insert_with(|| seat.link.kept().clone());
         Some(seat)
-    }
-
-    fn dispatch_kind(&mut self, node: NodeId, opened: &Opened<'_>, topic: Topic, now: UnixMillis) {
-        let header = opened.header;
-        if header.kind == Kind::HELLO {
-            match opened.decode::<Hello>() {
-                Ok(hello) => self.hello(node, &hello, opened, now),
-                Err(error) => self.reject_decode(node, opened, &error),
-            }
-            return;
-        }
-        let Some(seat) = self.seats.get_mut(&node) else {
-            return;
-        };
-        if seat.link.nonce().is_none() {
-            self.disown(node, opened, now);
-            return;
-        }
-        if !seat.link.admit(header.counter) {
-            self.refuse(ErrorCode::EnvelopeReplayed);
-            return;
-        }
-        seat.link.hear(now);
-        self.stats.taken += 1;
-        let outcome = match (header.kind, topic) {
-            (Kind::HEARTBEAT, Topic::Session(_)) => opened
-                .decode::<Heartbeat>()
-                .map(|heartbeat| self.heartbeat(node, &heartbeat, opened, now)),
-            (Kind::UPLOAD, Topic::Up(..)) => opened
-                .decode::<Upload>()
-                .map(|upload| self.upload(node, topic, upload, opened, now)),
-            (Kind::PROGRESS, Topic::Session(_)) => opened
-                .decode::<Progress>()
-                .map(|progress| self.progress(node, progress)),
-            (Kind::LIVE_SAMPLES, Topic::Session(_)) => opened
-                .decode::<LiveSamples>()
-                .map(|live| self.live_samples(node, &live, now)),
-            // A rejection is never answered, or two peers would go on for ever.
-            (Kind::REJECT, Topic::Session(_)) => {
-                match opened.decode::<Reject>() {
-                    Ok(reject) => self.rejected(node, &reject),
-                    Err(_) => self.refuse(ErrorCode::MessageMalformed),
-                }
-                return;
-            }
-            _ => {
-                self.reject(
-                    node,
-                    opened,
-                    ErrorCode::MessageUnknownKind,
-                    format!("kind {} is not known on this topic", header.kind.0),
-                );
-                return;
-            }
-        };
-        if let Err(error) = outcome {
-            self.reject_decode(node, opened, &error);
-        }
-    }
-
-    /// A node could not take what it was sent.
-    fn rejected(&mut self, node: NodeId, reject: &Reject) {
-        // A newer node may say a code that is not known here.
-        let code = ErrorCode::from_text(&reject.code).unwrap_or(ErrorCode::Internal);
-        *self.stats.rejected.entry(code).or_default() += 1;
-        tracing::warn!(
-            %node,
-            kind = reject.kind,
-            version = reject.version,
-            code = code.text(),
-            "a node does not take what it was sent"
-        );
-    }
-
-    fn reject_decode(&mut self, node: NodeId, opened: &Opened<'_>, error: &DecodeError) {
-        let code = match error {
-            DecodeError::Kind { .. } => ErrorCode::MessageUnknownKind,
-            DecodeError::Version { .. } => ErrorCode::MessageUnknownVersion,
-            DecodeError::Malformed { .. } => ErrorCode::MessageMalformed,
-        };
-        self.reject(node, opened, code, error.to_string());
-    }
-
-    fn reject(&mut self, node: NodeId, opened: &Opened<'_>, code: ErrorCode, detail: String) {
-        self.refuse(code);
-        let detail = detail.chars().take(DETAIL_BYTES_MAX / 4).collect();
-        self.work.answers.push(Answer::Reject(
-            node,
-            Reject {
-                kind: opened.header.kind.0,
-                version: opened.header.version,
-                counter: opened.header.counter,
-                code: code.text().to_owned(),
-                detail,
-            },
-        ));
-    }
-
-    /// Says that there is no session.
-    fn disown(&mut self, node: NodeId, opened: &Opened<'_>, now: UnixMillis) {
-        let Some(seat) = self.seats.get_mut(&node) else {
-            return;
-        };
-        let lately = seat
-            .disowned_at
-            .is_some_and(|at| now.since(at) < DISOWN_AGAIN);
-        if lately {
-            return;
-        }
-        seat.disowned_at = Some(now);
-        self.reject(
-            node,
-            opened,
-            ErrorCode::SessionUnknown,
-            "say hello first".to_owned(),
-        );
     }
 
     fn hello(&mut self, node: NodeId, hello: &Hello, opened: &Opened<'_>, now: UnixMillis) {
