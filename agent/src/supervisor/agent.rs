@@ -292,6 +292,16 @@ struct Keep {
     nudges: Arc<task::Nudges>,
 }
 
+/// What the status is put together from.
+struct Seen {
+    node: watch::Receiver<Arc<crate::node::NodeStatus>>,
+    uplink: watch::Receiver<uplink::State>,
+    named: watch::Receiver<Named>,
+    expires: watch::Receiver<UnixMillis>,
+    deployments: watch::Receiver<Arc<deploy::task::States>>,
+    glass: watch::Receiver<Option<String>>,
+}
+
 /// Everything that the tasks are made from.
 struct Parts {
     source: Source,
@@ -393,15 +403,15 @@ impl Parts {
                 stop: supervisor.stop(Stage::Link),
             }),
         );
-        self.start_status(
-            &mut supervisor,
-            ends.status,
-            uplink_rx,
-            ends.named,
-            expires_rx,
-            states_rx,
-            glass_rx,
-        )?;
+        let seen = Seen {
+            node: ends.status,
+            uplink: uplink_rx,
+            named: ends.named,
+            expires: expires_rx,
+            deployments: states_rx,
+            glass: glass_rx,
+        };
+        self.start_status(&mut supervisor, seen)?;
         supervisor.start(
             "watchdog",
             Stage::Link,
@@ -554,16 +564,7 @@ impl Parts {
         Ok(())
     }
 
-    fn start_status(
-        &self,
-        supervisor: &mut Supervisor,
-        node: watch::Receiver<Arc<crate::node::NodeStatus>>,
-        uplink: watch::Receiver<uplink::State>,
-        named: watch::Receiver<Named>,
-        expires: watch::Receiver<UnixMillis>,
-        deployments: watch::Receiver<Arc<deploy::task::States>>,
-        glass: watch::Receiver<Option<String>>,
-    ) -> Result<(), RunError> {
+    fn start_status(&self, supervisor: &mut Supervisor, seen: Seen) -> Result<(), RunError> {
         let (out, document) = watch::channel(Arc::new(AgentStatus::default()));
         let dirs = &self.config.dirs;
         let server = status::Server::bind(&dirs.socket(), &dirs.store(), document)
@@ -579,12 +580,12 @@ impl Parts {
             Exit::Bug,
             report::run(report::Context {
                 summary: self.summary.clone(),
-                node,
-                uplink,
-                named,
-                expires,
-                deployments,
-                glass,
+                node: seen.node,
+                uplink: seen.uplink,
+                named: seen.named,
+                expires: seen.expires,
+                deployments: seen.deployments,
+                glass: seen.glass,
                 dependencies: self.dependencies.clone(),
                 out,
                 core: self.core.clone(),
