@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::command::{Action, Outcome, Receipt, ServiceVerb};
 use protocol::down::DownBody;
+use protocol::envelope;
 use protocol::id::{ApiKeyId, FleetId, PrincipalId, StoreId, TokenId};
 use protocol::key::PublicKey;
 use protocol::label::Labels;
 use protocol::limits::{ENVELOPE_BYTES_MAX, LINK_PROVEN_MAX};
-use protocol::message;
+use protocol::message::{self, Kind};
 use protocol::session::{Acks, BootId, Nonce, StreamOffer};
 use protocol::state::{Budgets, Lifecycle, StateItem, StateValue};
-use protocol::stream::{Entry, EntryKind};
+use protocol::stream::{Entry, EntryKind, Upload};
 use protocol::trust::{SignedTrust, TrustSet};
 
 use super::*;
