@@ -340,16 +340,7 @@ impl Parts {
             ends.orders,
             Arc::clone(&admit),
         );
-        let downloads = enrol::Downloads {
-            controllers: if self.config.uplink.controllers.is_empty() {
-                self.loaded.controllers.clone()
-            } else {
-                self.config.uplink.controllers.clone()
-            },
-            tls: tls_rx.clone(),
-            target: target_rx.clone(),
-            core: self.core.clone(),
-        };
+        let downloads = self.downloads(tls_rx.clone(), target_rx.clone());
         self.start_deployments(
             &mut supervisor,
             deploy_rx,
@@ -375,19 +366,7 @@ impl Parts {
                 stop: supervisor.stop(Stage::Work),
             }),
         );
-        let (glass, glass_rx) = watch::channel(None);
-        supervisor.start(
-            "break-glass",
-            Stage::Link,
-            Exit::Bug,
-            break_glass::run(break_glass::Context {
-                config: config_rx.clone(),
-                core: self.core.clone(),
-                clock: self.clock.clone(),
-                problem: glass,
-                stop: supervisor.stop(Stage::Link),
-            }),
-        );
+        let glass = self.start_break_glass(&mut supervisor, config_rx.clone());
         supervisor.start(
             "reload",
             Stage::Link,
@@ -409,7 +388,7 @@ impl Parts {
             named: ends.named,
             expires: expires_rx,
             deployments: states_rx,
-            glass: glass_rx,
+            glass,
         };
         self.start_status(&mut supervisor, seen)?;
         supervisor.start(
@@ -450,6 +429,47 @@ impl Parts {
         };
         self.start_identity(&mut supervisor, keep)?;
         Ok((supervisor, asked))
+    }
+
+    /// How contents and archives come from the controller.
+    fn downloads(
+        &self,
+        tls: watch::Receiver<Arc<ClientConfig>>,
+        target: watch::Receiver<Arc<Target>>,
+    ) -> enrol::Downloads {
+        let fixed = &self.config.uplink.controllers;
+        enrol::Downloads {
+            controllers: if fixed.is_empty() {
+                self.loaded.controllers.clone()
+            } else {
+                fixed.clone()
+            },
+            tls,
+            target,
+            core: self.core.clone(),
+        }
+    }
+
+    /// Starts what reads the break-glass file; yields what is wrong with it.
+    fn start_break_glass(
+        &self,
+        supervisor: &mut Supervisor,
+        config: watch::Receiver<Arc<Config>>,
+    ) -> watch::Receiver<Option<String>> {
+        let (problem, seen) = watch::channel(None);
+        supervisor.start(
+            "break-glass",
+            Stage::Link,
+            Exit::Bug,
+            break_glass::run(break_glass::Context {
+                config,
+                core: self.core.clone(),
+                clock: self.clock.clone(),
+                problem,
+                stop: supervisor.stop(Stage::Link),
+            }),
+        );
+        seen
     }
 
     /// Starts what keeps the identity fresh; it takes the identity over.

@@ -1,7 +1,7 @@
 //! `flotilla access …`.
 
 use crate::cli::Session;
-use crate::cli::args::{Access, Grant, Key, Principal, Role};
+use crate::cli::args::access::{Access, Grant, Key, Principal, Role};
 use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone};
 use crate::exit::Exit;
