@@ -17,7 +17,6 @@ use super::view::trust::{
 };
 use super::{Operations, Who};
 use crate::clock;
-use crate::domain::digest::Digest;
 use crate::domain::fleet::trust::{
     PublishTrust, Retire, check_retired, nodes_of, parse_signed, signed_text,
 };
