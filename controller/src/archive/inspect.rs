@@ -85,6 +85,7 @@ type Members = BTreeMap<String, Option<Member>>;
 
 /// Lists the members by walking the headers.
 fn members(file: &mut (impl Read + Seek)) -> Result<Members, InspectError> {
+    let length = file.seek(SeekFrom::End(0)).map_err(InspectError::Read)?;
     file.seek(SeekFrom::Start(0)).map_err(InspectError::Read)?;
     let mut start = [0; 2];
     let compressed = matches!(file.read(&mut start), Ok(2)) && start == [0x1f, 0x8b];
@@ -135,6 +136,11 @@ fn members(file: &mut (impl Read + Seek)) -> Result<Members, InspectError> {
         let inside = inside(&[], &path)?;
         let member = member(kind, &entry, &inside, link.as_deref())?;
         let path = inside.join("/");
+        // The walk seeks, and so does not notice where the file ends.
+        if member.is_some_and(|m| m.offset.saturating_add(m.size_bytes) > length) {
+            let text = format!("it is cut short inside of {path:?}");
+            return Err(InspectError::Invalid(text));
+        }
         if found.insert(path.clone(), member).flatten().is_some() && member.is_some() {
             let text = format!("it has {path:?} twice");
             return Err(InspectError::Invalid(text));
@@ -255,11 +261,15 @@ fn pax(entry: &mut impl Read) -> Result<Pax, InspectError> {
 }
 
 fn not_a_tar(error: io::Error) -> InspectError {
-    match error.kind() {
-        io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-            InspectError::Invalid(format!("it is no tar, or cut short: {error}"))
-        }
-        _ => InspectError::Read(error),
+    // What the reader of tars says itself, and not the disk.
+    let about_contents = matches!(
+        error.kind(),
+        io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+    );
+    if about_contents {
+        InspectError::Invalid(format!("it is no tar, or cut short: {error}"))
+    } else {
+        InspectError::Read(error)
     }
 }
 

@@ -271,8 +271,8 @@ impl Archives {
         if !(1..=ARCHIVE_BYTES_MAX).contains(&size_bytes) {
             return Err(ArchiveError::Size { size_bytes });
         }
-        if let Some(archive) = self.lock().held.get(&digest) {
-            return Ok(Progress::Held(archive.clone()));
+        if let Some(archive) = self.held_again(digest, now)? {
+            return Ok(Progress::Held(archive));
         }
         let upload = self.take(digest, size_bytes, now)?;
         let at = upload.at;
@@ -301,8 +301,8 @@ impl Archives {
         if !(1..=ARCHIVE_BYTES_MAX).contains(&size_bytes) {
             return Err(ArchiveError::Size { size_bytes });
         }
-        if let Some(archive) = self.lock().held.get(&digest) {
-            return Ok(Progress::Held(archive.clone()));
+        if let Some(archive) = self.held_again(digest, now)? {
+            return Ok(Progress::Held(archive));
         }
         let mut upload = self.take(digest, size_bytes, now)?;
         let at = upload.at;
@@ -312,9 +312,13 @@ impl Archives {
             return Err(ArchiveError::Offset { digest, offset, at });
         }
         let path = self.path(digest, PARTIAL);
-        if let Err(source) = upload.file.write_all(piece) {
+        let written = self.check_space(piece.len() as u64).and_then(|()| {
+            let written = upload.file.write_all(piece);
+            written.map_err(|source| fault("write", &path, source))
+        });
+        if let Err(error) = written {
             self.abandon(digest);
-            return Err(fault("write", &path, source));
+            return Err(error);
         }
         upload.hash.update(piece);
         upload.at = end;
@@ -335,6 +339,22 @@ impl Archives {
                 Err(error)
             }
         }
+    }
+
+    /// An archive that is held and is being uploaded again: its age counts from
+    /// here, so that a sweep leaves it.
+    fn held_again(&self, digest: Digest, now: UnixMillis) -> Result<Option<Archive>, ArchiveError> {
+        let state = self.lock();
+        let Some(archive) = state.held.get(&digest) else {
+            return Ok(None);
+        };
+        let path = self.path(digest, TAR);
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(system_time(now)))
+            .map_err(|source| fault("touch", &path, source))?;
+        Ok(Some(archive.clone()))
     }
 
     /// Checks a whole upload and gives it its place.

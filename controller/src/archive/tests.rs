@@ -52,13 +52,13 @@ impl World {
         let digest = digest_of(bytes);
         let size = bytes.len() as u64;
         let mut progress = self.archives.begin(digest, size, NOW)?;
+        let mut pieces = bytes.chunks(1000);
         loop {
             let at = match progress {
                 Progress::Held(archive) => return Ok(archive),
                 Progress::At(at) => at,
             };
-            let from = usize::try_from(at).unwrap();
-            let piece = &bytes[from..bytes.len().min(from + 1000)];
+            let piece = pieces.next().unwrap_or_default();
             progress = self.archives.append(digest, size, at, piece, NOW)?;
         }
     }
@@ -86,7 +86,7 @@ fn an_upload_is_held_says_its_images_and_survives_a_restart() {
     assert_eq!(archive.images, [image]);
     assert_eq!(world.files(), [format!("{}.tar", archive.digest)]);
     let again = Archives::open(world.folder.path()).unwrap();
-    assert_eq!(again.list(), [archive.clone()]);
+    assert_eq!(again.list(), std::slice::from_ref(&archive));
     let found = again.with_image("docker.io/acme/web:1");
     assert_eq!(found, Some(archive.clone()));
     assert_eq!(again.with_image("docker.io/acme/web:2"), None);
@@ -195,7 +195,10 @@ fn what_is_no_image_archive_is_refused_for_its_reason_and_removed() {
         bytes
     };
     let twice = tar_of(&[("manifest.json", b"[]"), ("./manifest.json", b"[]")]);
+    let mut cut_short = saved("acme/web:1", "{}");
+    cut_short.truncate(3000);
     for (bytes, expected) in [
+        (cut_short, "cut short inside of \"blobs/sha256/layer\""),
         (b"hello".to_vec(), "no tar"),
         (vec![7; 2000], "no tar"),
         (vec![0x1f, 0x8b, 8, 0], "compressed"),
@@ -322,6 +325,10 @@ fn an_archive_that_would_fill_the_disk_is_refused_before_it_begins() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let fits = archives.begin(digest_of(b"x"), 100, NOW).unwrap();
     assert_eq!(fits, Progress::At(0));
+    // Nor by who says a larger size later, or does not begin at all.
+    let error = archives.append(digest_of(b"x"), 500, 0, &[7; 101], NOW);
+    assert_eq!(error.unwrap_err().code(), ErrorCode::StoreFull);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     assert!(free_bytes(folder.path()).unwrap() > 0);
 }
 
@@ -374,6 +381,9 @@ fn a_sweep_removes_what_is_old_and_not_kept() {
     // An upload under way is left; after a restart it is one that nobody knows.
     assert_eq!(world.archives.sweep(&keep, later).unwrap(), 1);
     assert!(world.archives.get(gone).is_none());
+    // Uploaded again, an archive is young again.
+    world.archives.begin(kept, 1, later).unwrap();
+    assert_eq!(world.archives.sweep(&BTreeSet::new(), later).unwrap(), 0);
     let again = Archives::open(world.folder.path()).unwrap();
     assert_eq!(again.sweep(&keep, later).unwrap(), 1);
     assert_eq!(world.files(), [format!("{kept}.tar")]);

@@ -1,9 +1,5 @@
 //! Nodes fetch by the real routes, from a real engine and real stores.
 #![expect(
-    clippy::disallowed_methods,
-    reason = "tasks of a test have no supervisor"
-)]
-#![expect(
     clippy::wildcard_enum_match_arm,
     reason = "a test looks for one kind of event among many"
 )]

@@ -32,6 +32,10 @@ pub(super) struct Wrong {
     pub(super) text: String,
 }
 
+/// Puts variables into a text, given what earlier lines say.
+pub(super) type Expand<'e> =
+    dyn FnMut(&str, &BTreeMap<String, String>) -> Result<String, String> + 'e;
+
 /// Reads a file. `expand` puts variables into a text, given what earlier lines
 /// say.
 ///
@@ -40,7 +44,7 @@ pub(super) struct Wrong {
 pub(super) fn read(
     text: &str,
     format: Format,
-    expand: &mut dyn FnMut(&str, &BTreeMap<String, String>) -> Result<String, String>,
+    expand: &mut Expand<'_>,
 ) -> Result<Vec<Variable>, Wrong> {
     let mut cursor = Cursor {
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),

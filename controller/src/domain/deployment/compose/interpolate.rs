@@ -7,6 +7,12 @@
 
 use std::borrow::Cow;
 
+use super::problem::cut;
+
+/// Characters of a name, and of the file's own message, in what is said.
+const NAME_CHARS_MAX: usize = 80;
+const MESSAGE_CHARS_MAX: usize = 200;
+
 /// Levels of defaults inside of defaults.
 const DEPTH_MAX: usize = 8;
 
@@ -120,16 +126,21 @@ fn braced(
     } else if let Some(message) = how.strip_prefix('?') {
         value.ok_or_else(|| match message.trim() {
             "" => unset(name),
-            message => format!("needs the variable {name}: {message}"),
+            message => {
+                let (name, message) = (cut(name, NAME_CHARS_MAX), cut(message, MESSAGE_CHARS_MAX));
+                format!("needs the variable {name}: {message}")
+            }
         })
     } else {
         Err(format!(
-            "has `${{{name}` and then neither `:-`, `:?`, `:+` nor `}}`"
+            "has `${{{}` and then neither `:-`, `:?`, `:+` nor `}}`",
+            cut(name, NAME_CHARS_MAX)
         ))
     }
 }
 
 fn unset(name: &str) -> String {
+    let name = cut(name, NAME_CHARS_MAX);
     format!(
         "needs the variable {name}, which is not given; write `${{{name}:-}}` if empty is meant"
     )

@@ -4,6 +4,7 @@
 //! the operator's machine, not on the node.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use protocol::deployment::spec::{Mount, MountSource, is_name, is_plain_absolute};
 
@@ -61,10 +62,14 @@ pub(super) fn tmpfs(reader: &mut Reader<'_>, item: &Item<'_>, mounts: &mut Mount
 }
 
 fn add(reader: &mut Reader<'_>, item: &Item<'_>, mounts: &mut Mounts, at: String, mount: Mount) {
-    if mounts.contains_key(&at) {
-        reader.invalid(item, format!("mounts a second thing at {}", shown(&at)));
-    } else {
-        mounts.insert(at, mount);
+    match mounts.entry(at) {
+        Entry::Occupied(there) => {
+            let text = format!("mounts a second thing at {}", shown(there.key()));
+            reader.invalid(item, text);
+        }
+        Entry::Vacant(free) => {
+            free.insert(mount);
+        }
     }
 }
 

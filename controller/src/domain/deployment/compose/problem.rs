@@ -133,9 +133,16 @@ impl core::error::Error for Problems {}
 
 /// A value as a problem quotes it: in quotes, and cut.
 pub(super) fn shown(text: &str) -> String {
-    if text.chars().nth(SHOWN_CHARS_MAX).is_none() {
-        return format!("{text:?}");
+    let cut = cut(text, SHOWN_CHARS_MAX);
+    let dots = if cut.len() < text.len() { "…" } else { "" };
+    format!("{cut:?}{dots}")
+}
+
+/// At most so many characters of a text. Whatever a problem says of a file is cut,
+/// so that what is said of a bad file is smaller than the file.
+pub(super) fn cut(text: &str, chars_max: usize) -> &str {
+    match text.char_indices().nth(chars_max) {
+        Some((at, _)) => text.get(..at).unwrap_or_default(),
+        None => text,
     }
-    let cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
-    format!("{cut:?}…")
 }

@@ -1,9 +1,11 @@
 //! Sizes, times and fractions as Compose writes them.
 
+use super::problem::shown;
+
 /// Bytes: `64m`, `1.5gb`, `1024`. Units are powers of 1024, as the engine takes
 /// them.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size such as `512m` or `1.5g`");
+    let wrong = || format!("{} is no size such as `512m` or `1.5g`", shown(text));
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let power = match lower.strip_prefix(digits).unwrap_or_default() {
@@ -19,13 +21,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 
 /// Billionths: `0.5` is 500,000,000.
 pub(super) fn billionths(text: &str) -> Result<u64, String> {
-    scaled(text.trim(), 1_000_000_000).ok_or_else(|| format!("{text:?} is no number such as `0.5`"))
+    scaled(text.trim(), 1_000_000_000)
+        .ok_or_else(|| format!("{} is no number such as `0.5`", shown(text)))
 }
 
 /// Milliseconds: `1m30s`, `500ms`, `1.5h`. A time that is not zero and below a
 /// millisecond is refused, because engines do.
 pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no time such as `1m30s`");
+    let wrong = || format!("{} is no time such as `1m30s`", shown(text));
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(wrong());
@@ -51,7 +54,7 @@ pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
         rest = after;
     }
     match nanos {
-        1..=999_999 => Err(format!("{text:?} is below a millisecond")),
+        1..=999_999 => Err(format!("{} is below a millisecond", shown(text))),
         nanos => Ok(nanos / 1_000_000),
     }
 }

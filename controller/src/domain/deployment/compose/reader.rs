@@ -12,12 +12,15 @@ use std::str::FromStr;
 
 use protocol::deployment::limit::{FILE_BYTES_MAX, LIST_COUNT_MAX};
 
-use super::problem::{PROBLEMS_COUNT_MAX, Place, Problem, ProblemKind, Problems, shown};
+use super::problem::{PROBLEMS_COUNT_MAX, Place, Problem, ProblemKind, Problems, cut, shown};
 use super::yaml::{Key, Node, Value};
 use super::{Contents, Purpose, Reference, References, Sources, interpolate};
 
 /// Bytes of all texts together after variables were put in.
 const EXPANDED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Characters of a key in a path.
+const KEY_CHARS_MAX: usize = 80;
 
 /// A value, and what leads to it.
 #[derive(Clone, Debug)]
@@ -39,9 +42,10 @@ impl<'n> Item<'n> {
     }
 
     fn below(&self, key: &'n Key, node: &'n Node) -> Self {
+        let name = cut(&key.text, KEY_CHARS_MAX);
         let path = match self.path.as_str() {
-            "" => key.text.to_string(),
-            above => format!("{above}.{}", key.text),
+            "" => name.to_owned(),
+            above => format!("{above}.{name}"),
         };
         Item {
             path,

@@ -14,13 +14,16 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, Tag};
 
-use super::problem::{Place, Problems, shown};
+use super::problem::{Place, Problems, cut, shown};
 
 /// Bytes of a Compose file. The largest in practice have a twentieth.
 pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Levels of nesting, aliases written out. Compose needs eight.
 const DEPTH_MAX: usize = 40;
+
+/// Characters of what the parser says; it quotes the file.
+const REASON_CHARS_MAX: usize = 200;
 
 /// What a node costs besides its text.
 const NODE_COST: usize = 64;
@@ -80,7 +83,10 @@ pub(super) fn parse(text: &str) -> Result<Node, Problems> {
     for event in Parser::new_from_str_with_options(text, options()) {
         let (event, span) = event.map_err(|error| {
             let place = place(error.marker().line(), error.marker().col());
-            Problems::one(place, format!("is no YAML: {}", error.info()))
+            Problems::one(
+                place,
+                format!("is no YAML: {}", cut(&error.info(), REASON_CHARS_MAX)),
+            )
         })?;
         builder.take(event, &span)?;
     }
