@@ -22,7 +22,8 @@
 //! - [`supervisor`] is the only place where tasks are wired and started. A task
 //!   that ends unasked stops the process, and systemd starts it again: start-up is
 //!   recovery.
-//! - [`sampling`] measures, [`command`] carries out; [`status`], [`doctor`] and
+//! - [`sampling`] measures, [`command`] carries out, [`deploy`] makes containers run
+//!   that are meant to; [`status`], [`doctor`] and
 //!   [`support`] are for a person at the node.
 //!
 //! **Invariants.** Nothing is acted upon before it is durable; nothing is

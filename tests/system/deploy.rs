@@ -56,6 +56,10 @@ impl Chunks for NoChunks {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, FetchError> {
         Ok(None)
     }
+
+    fn sha256(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Fetcher for NoContents {

@@ -194,3 +194,30 @@ fn hosts_and_ports_split() {
         assert_eq!(split_host_and_port(text), expected, "{text}");
     }
 }
+
+#[test]
+fn what_is_allowed_of_deployments_is_read_and_checked() {
+    let text = "[deploy]\nprivileged = true\nhost_paths = [\"/srv\"]\n\
+        cap_add = [\"cap_sys_time\"]\nregistries = [\"r.example\"]\n\
+        logins = [\"r.example me /etc/password\"]\nstall_timeout = \"5s\"\n\
+        [docker]\nsocket = \"/run/podman/podman.sock\"\n";
+    let deploy = source(&[], &[]).check(text).unwrap().deploy;
+    assert!(deploy.rules.privileged && !deploy.rules.host_network);
+    assert_eq!(deploy.rules.host_paths, [PathBuf::from("/srv")]);
+    assert_eq!(deploy.rules.cap_add, ["SYS_TIME"]);
+    assert_eq!(deploy.rules.registries, ["r.example"]);
+    assert_eq!(deploy.logins[0].user, "me");
+    assert_eq!(
+        deploy.docker_socket,
+        PathBuf::from("/run/podman/podman.sock")
+    );
+    let found = problems(
+        "[deploy]\nhost_paths = [\"srv\"]\nlogins = [\"r.example me\", \"r me password\"]\n",
+        &[],
+    );
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(
+        found[0].starts_with("deploy.host_paths: \"srv\""),
+        "{found:?}"
+    );
+}

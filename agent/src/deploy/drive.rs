@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ErrorCode;
-use protocol::deployment::observed::DeploymentState;
+use protocol::deployment::observed::{DeploymentState, Phase};
 use protocol::policy::Attempt;
 use protocol::state::{StateItem, StateValue};
 use tokio::sync::{Notify, watch};
@@ -74,6 +74,13 @@ where
     pub(super) async fn run(mut self) -> Result<(), CoreGone> {
         loop {
             let record = Arc::clone(&self.records.borrow_and_update());
+            let told = self.told.as_ref();
+            if record.is_gone() && told.is_some_and(|told| told.phase == Phase::Removed) {
+                if self.records.changed().await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
             let idle = self.round(&record).await?;
             if idle && !self.pause().await {
                 return Ok(());

@@ -4,10 +4,9 @@
 //! from which byte on it is wanted, and the answer streams it. A download that
 //! breaks off goes on where it was.
 //!
-//! **Invariant:** nothing is used before its size and, where it is known, its
-//! SHA-256 are right. (The digest of a secret is keyed, so that nobody guesses a
-//! short one from it; such content is believed because it comes over the pinned TLS
-//! of the controller.)
+//! **Invariant:** nothing is used before its size and its SHA-256 are right. The
+//! digest by which a secret is named is keyed, so that nobody guesses a short one
+//! from it; its SHA-256 is the one that the controller says over its pinned TLS.
 
 use std::future::Future;
 use std::io;
@@ -56,6 +55,9 @@ pub enum FetchError {
 pub trait Chunks: Send {
     /// The next bytes; none at the end.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, FetchError>> + Send;
+
+    /// The SHA-256 of the whole content in hexadecimal, where it is said.
+    fn sha256(&self) -> Option<String>;
 }
 
 /// Gets contents.
@@ -109,6 +111,10 @@ pub async fn file(
         .await
         .map_err(|_| failed(stalled(stall)))?
         .map_err(failed)?;
+    let sha256 = match wanted.kind {
+        FileKind::Config => Some(wanted.digest.clone()),
+        FileKind::Secret => chunks.sha256(),
+    };
     let mut body = Vec::new();
     loop {
         let chunk = tokio::time::timeout(stall, chunks.next())
@@ -123,7 +129,7 @@ pub async fn file(
     }
     let hash = ring::digest::digest(&SHA256, &body);
     let right = u64::try_from(body.len()) == Ok(u64::from(wanted.size_bytes))
-        && (wanted.kind == FileKind::Secret || HEXLOWER.encode(hash.as_ref()) == wanted.digest);
+        && sha256.is_some_and(|sha256| HEXLOWER.encode(hash.as_ref()) == sha256);
     if right {
         return Ok(body);
     }

@@ -133,7 +133,8 @@ where
                 driven.insert(*deployment, one);
             }
         }
-        let watching = watch_engine(&shared.hands.runtime, &driven, !records.is_empty());
+        let wanted = records.values().any(|record| !record.is_gone());
+        let watching = watch_engine(&shared.hands.runtime, &driven, wanted);
         let mut watching = std::pin::pin!(watching);
         loop {
             tokio::select! {

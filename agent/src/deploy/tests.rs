@@ -124,6 +124,7 @@ async fn revisions_that_fail_go_back_and_say_why() {
             ErrorCode::WorkloadExited,
         ),
         (Behaviour::NeverHealthy, true, ErrorCode::WorkloadUnhealthy),
+        (Behaviour::Restarts, false, ErrorCode::WorkloadCrashLoop),
     ] {
         let world = with_revision_1(&web("one")).await;
         world.with(|inner| {
@@ -162,6 +163,38 @@ async fn an_image_that_is_not_there_leaves_the_old_revision_untouched() {
         let later = inner.log.split_off(calls);
         assert!(!later.iter().any(|call| call == "stop" || call == "start"));
     });
+}
+
+/// An order that waits for what never comes ends by its deadline.
+#[tokio::test(start_paused = true)]
+async fn a_change_without_progress_ends() {
+    let world = with_revision_1(&web("one")).await;
+    world.with(|inner| {
+        let never = Behaviour::EndsAfter(10_000_000, 0);
+        inner.behaviour.insert("r.example/three".to_owned(), never);
+    });
+    let mut waits = service("two");
+    waits.depends_on = [("job".to_owned(), Condition::Completed)].into();
+    let mut new = target(2, spec(&[("web", waits), ("job", service("three"))]));
+    new.health.healthy_deadline_ms = 10_000_000;
+    world.order(run(2, new));
+    world.run_for(Duration::from_secs(200)).await;
+    ends_on(&world, "1");
+    let result = world.results().pop().unwrap();
+    let code = ErrorCode::DeploymentDeadline.text();
+    assert_eq!(result.code.as_deref(), Some(code));
+    assert!(result.detail.contains("waits for job"), "{}", result.detail);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_no_node_could_run_is_refused() {
+    let world = with_revision_1(&web("one")).await;
+    world.order(run(2, target(2, spec(&[]))));
+    world.run_for(A_WHILE).await;
+    ends_on(&world, "1");
+    let result = world.results().pop().unwrap();
+    let code = ErrorCode::DeploymentInvalid.text();
+    assert_eq!(result.code.as_deref(), Some(code));
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,6 +368,8 @@ async fn a_later_order_recalls_work_in_progress() {
             (3, ChangeOutcome::Succeeded)
         ]
     );
+    let code = ErrorCode::DeploymentSuperseded.text();
+    assert_eq!(world.results()[1].code.as_deref(), Some(code));
 }
 
 #[tokio::test(start_paused = true)]
@@ -506,12 +541,26 @@ async fn configs_and_archives_come_from_the_controller() {
         Some("archive.not_found")
     );
     world.with(|inner| {
-        inner.contents.insert(digest(&archive), archive);
+        let other = b"another archive".to_vec();
+        inner.contents.insert(digest(&archive), other);
+    });
+    world.order(run(2, wanted.clone()));
+    world.run_for(Duration::from_secs(20)).await;
+    let state = world.state();
+    assert_eq!(state.code.as_deref(), Some("archive.invalid"), "{state:?}");
+    world.with(|inner| {
+        inner.contents.insert(digest(&archive), archive.clone());
+    });
+    world.order(run(3, wanted.clone()));
+    world.run_for(A_WHILE).await;
+    let failed = world.results().pop().unwrap();
+    assert_eq!(failed.code.as_deref(), Some("file.not_found"));
+    world.with(|inner| {
         inner
             .contents
             .insert(digest(&config), b"listen = 2".to_vec());
     });
-    world.order(run(2, wanted));
+    world.order(run(4, wanted));
     world.run_for(Duration::from_secs(20)).await;
     assert!(world.running("web").is_empty(), "wrong content is not used");
     world.with(|inner| inner.contents.insert(digest(&config), config));

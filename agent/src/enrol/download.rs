@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use protocol::ErrorCode;
 use protocol::error_code::Retry;
+use protocol::fetch::SHA256_HEADER;
 use protocol::join::ErrorBody;
 use reqwest::{Response, StatusCode};
 use rustls::ClientConfig;
@@ -44,6 +45,11 @@ impl Chunks for Download {
             Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
             Err(error) => Err(unreachable(&error)),
         }
+    }
+
+    fn sha256(&self) -> Option<String> {
+        let header = self.0.headers().get(SHA256_HEADER)?;
+        Some(header.to_str().ok()?.to_owned())
     }
 }
 

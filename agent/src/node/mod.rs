@@ -285,7 +285,7 @@ impl Node {
             agent_version: setup.agent_version,
             incarnation: store.incarnation(),
             trust_version: identity.trust.version,
-            generation: store.generation(),
+            generation: store.generation_kept(),
             proven: store.proven(),
             offers: store.outbox().offers(),
         };
@@ -373,7 +373,7 @@ impl Node {
             let records = Arc::clone(self.store.deployments());
             self.actions.push(Action::Deployments(records));
         }
-        self.session.holds(self.store.generation());
+        self.session.holds(self.store.generation_kept());
         if let Some(error) = settled.failed {
             self.problem(error.code(), &crate::chain(&error));
         }
@@ -445,7 +445,7 @@ impl Node {
             controller_now: self.session.clock().now(now.tick),
             incarnation: self.session.incarnation(),
             trust_version: self.identity.trust.version,
-            generation: self.store.generation(),
+            generation: self.store.generation_kept(),
             store: self.store.stats(),
             dropped: self.dropped,
             sent_bytes: self.sent_bytes,

@@ -487,3 +487,47 @@ fn no_envelope_counter_is_used_twice_over_restarts_and_renewals() {
     assert_eq!(distinct.len(), counters.len(), "{counters:?}");
     assert!(counters.len() >= 24);
 }
+
+fn desired(generation: u64) -> DownBody {
+    use protocol::deployment::desired::{Desired, Want};
+    DownBody::Desired(Box::new(Desired {
+        deployment: protocol::id::DeploymentId::from_bytes([6; 10]),
+        number: 1,
+        name: "web".to_owned(),
+        generation,
+        at: UnixMillis(1),
+        want: Want::Remove,
+    }))
+}
+
+#[test]
+fn orders_for_deployments_are_handed_out_when_durable_and_said_in_the_hello() {
+    let mut world = World::new();
+    let nonce = world.welcome();
+    let handed_out = |actions: &[Action]| {
+        let records = actions.iter().find_map(|action| {
+            if let Action::Deployments(records) = action {
+                return Some(records.len());
+            }
+            None
+        });
+        records.unwrap_or(0)
+    };
+    world.disk.set_full(true);
+    let actions = world.order(nonce, 1, desired(8));
+    assert_eq!(handed_out(&actions), 0);
+    assert_eq!(world.node.status(at(world.now)).generation, 0);
+    world.disk.set_full(false);
+    world.now += 10_000;
+    assert_eq!(handed_out(&world.step(Input::Tick)), 1);
+    // An older one that is played back moves nothing.
+    assert_eq!(handed_out(&world.order(nonce, 2, desired(7))), 0);
+    world.step(Input::Disconnected);
+    let hello: Hello = only(&world.step(Input::Connected));
+    assert_eq!(hello.generation, 8);
+    // And so it is after a crash.
+    let mut node = open(&world.disk);
+    assert_eq!(node.deployments().len(), 1);
+    let hello: Hello = only(&node.step(Input::Connected, at(1)));
+    assert_eq!(hello.generation, 8);
+}

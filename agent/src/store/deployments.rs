@@ -33,7 +33,7 @@ impl Store {
 
     /// The highest generation that is durable; 0 before the first.
     #[must_use]
-    pub fn generation(&self) -> u64 {
+    pub fn generation_kept(&self) -> u64 {
         self.generation_kept
     }
 

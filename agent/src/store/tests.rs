@@ -554,18 +554,18 @@ fn orders_are_durable_with_their_generation_and_older_ones_move_nothing() {
     let path = dir.path().join("agent.redb");
     let open = || open_on(RedbDisk::file(&path), MemorySpool::default()).0;
     let mut store = open();
-    assert_eq!(store.generation(), 0);
+    assert_eq!(store.generation_kept(), 0);
     store.take_desired(order(4, 1), UnixMillis(1));
-    assert_eq!(store.generation(), 0, "not before it is durable");
+    assert_eq!(store.generation_kept(), 0, "not before it is durable");
     assert!(store.settle(true, UnixMillis(1), Tick(1)).deployments);
-    assert_eq!(store.generation(), 4);
+    assert_eq!(store.generation_kept(), 4);
     store.take_desired(order(3, 1), UnixMillis(1));
     store.take_desired(order(4, 2), UnixMillis(1));
     let settled = store.settle(true, UnixMillis(1), Tick(2));
     assert!(!settled.deployments);
     drop(store);
     let mut store = open();
-    assert_eq!((store.generation(), store.deployments().len()), (4, 1));
+    assert_eq!((store.generation_kept(), store.deployments().len()), (4, 1));
     let id = DeploymentId::from_bytes([1; 10]);
     let record = Arc::clone(&store.deployments()[&id]);
     let begun = record.begin();
@@ -595,11 +595,11 @@ fn a_full_disk_keeps_the_generation_back_until_it_works_again() {
     store.take_desired(order(1, 1), UnixMillis(1));
     let settled = store.settle(true, UnixMillis(1), Tick(1));
     assert!(!settled.deployments && !store.is_written());
-    assert_eq!(store.generation(), 0);
+    assert_eq!(store.generation_kept(), 0);
     disk.set_full(false);
     let settled = store.settle(true, UnixMillis(1), Tick(10_000));
     assert!(settled.deployments && store.is_written());
-    assert_eq!(store.generation(), 1);
+    assert_eq!(store.generation_kept(), 1);
 }
 
 #[test]
@@ -643,5 +643,5 @@ fn a_file_from_before_deployments_opens() {
     drop(database);
     let (store, _) = open_on(RedbDisk::file(&path), MemorySpool::default());
     assert!(store.deployments().is_empty());
-    assert_eq!(store.generation(), 0);
+    assert_eq!(store.generation_kept(), 0);
 }

@@ -88,11 +88,8 @@ impl Engine {
     }
 
     fn not_pulled(&self, handle: &str, error: &Error) -> StepError {
-        let text = match error {
-            Error::DockerResponseServerError { message, .. } => message.clone(),
-            Error::DockerStreamError { error } => error.clone(),
-            // The engine itself broke off.
-            other => return self.failed("pull an image", other),
+        let Some(text) = said(error) else {
+            return self.failed("pull an image", error);
         };
         let lower = text.to_lowercase();
         let is_final = lower.contains(NO_SPACE) || FINAL.iter().any(|said| lower.contains(said));
@@ -134,18 +131,14 @@ impl Engine {
             .await
             .map_err(|_| bad("loading stalled".to_owned(), Class::Passing))?
         {
-            let info = info.map_err(|error| match &error {
-                Error::DockerResponseServerError { message, .. }
-                | Error::DockerStreamError { error: message } => bad(
-                    format!("the engine does not load it: {message}"),
-                    Class::Final,
-                ),
-                other => self.failed("load an archive", other),
+            let info = info.map_err(|error| match said(&error) {
+                Some(text) => bad(format!("the engine does not load it: {text}"), Class::Final),
+                None => self.failed("load an archive", &error),
             })?;
-            let said = info.stream.unwrap_or_default();
-            note(said.trim().to_owned());
+            let line = info.stream.unwrap_or_default();
+            note(line.trim().to_owned());
             for prefix in ["Loaded image: ", "Loaded image ID: "] {
-                if let Some(name) = said.trim().strip_prefix(prefix) {
+                if let Some(name) = line.trim().strip_prefix(prefix) {
                     loaded.push(name.to_owned());
                 }
             }
@@ -175,6 +168,17 @@ impl Engine {
         lock(&self.digests).clear();
         Ok(())
     }
+}
+
+/// What the engine says; none when it broke off.
+fn said(error: &Error) -> Option<&str> {
+    if let Error::DockerResponseServerError { message, .. } = error {
+        return Some(message);
+    }
+    if let Error::DockerStreamError { error } = error {
+        return Some(error);
+    }
+    None
 }
 
 /// A name with registry and library spelled out, as references have it.

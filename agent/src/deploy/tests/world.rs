@@ -51,6 +51,8 @@ pub(super) enum Behaviour {
     EndsAfter(u64, i32),
     /// Its health check never passes.
     NeverHealthy,
+    /// The engine starts it again every second.
+    Restarts,
 }
 
 /// When a crash comes.
@@ -172,7 +174,12 @@ impl World {
     }
 
     pub(super) fn generation(&self) -> u64 {
-        self.store.lock().unwrap().as_ref().unwrap().generation()
+        self.store
+            .lock()
+            .unwrap()
+            .as_ref()
+            .unwrap()
+            .generation_kept()
     }
 
     /// The results in the control stream.
@@ -373,19 +380,25 @@ impl FakeContainer {
             Behaviour::EndsAfter(ms, code) => {
                 (at.elapsed() >= Duration::from_millis(ms)).then_some(code)
             }
-            Behaviour::Runs | Behaviour::NeverHealthy => None,
+            Behaviour::Runs | Behaviour::NeverHealthy | Behaviour::Restarts => None,
         });
         let exit_code = self.stopped.or(ended);
         let run = match (self.started, exit_code) {
             (None, _) => Run::Created,
             (Some(_), Some(_)) => Run::Exited,
             (Some(_), None) if self.paused => Run::Paused,
+            (Some(_), None) if matches!(behaviour, Behaviour::Restarts) => Run::Restarting,
             (Some(_), None) => Run::Running,
+        };
+        let restarts = match (behaviour, self.started) {
+            (Behaviour::Restarts, Some((at, _))) => at.elapsed().as_secs(),
+            _ => 0,
         };
         let health = match behaviour {
             Behaviour::NeverHealthy if run == Run::Running => Some(Health::Unhealthy),
             Behaviour::NeverHealthy
             | Behaviour::Runs
+            | Behaviour::Restarts
             | Behaviour::Ends(_)
             | Behaviour::EndsAfter(..) => {
                 (self.checked && run == Run::Running).then_some(Health::Healthy)
@@ -399,15 +412,13 @@ impl FakeContainer {
             exit_code: exit_code.filter(|_| run == Run::Exited),
             oom_killed: false,
             error: String::new(),
-            restarts: 0,
+            restarts: u32::try_from(restarts).unwrap(),
             started_at: self.started.map(|(_, at)| at),
             image_digest: None,
             settings: self.settings.clone(),
             log_tail: match run {
-                Run::Exited => vec!["last words".to_owned()],
-                Run::Created | Run::Running | Run::Paused | Run::Restarting | Run::Dead => {
-                    Vec::new()
-                }
+                Run::Exited | Run::Restarting => vec!["last words".to_owned()],
+                Run::Created | Run::Running | Run::Paused | Run::Dead => Vec::new(),
             },
         }
     }
@@ -606,13 +617,17 @@ impl ContainerRuntime for World {
 }
 
 /// A content in parts.
-pub(super) struct Parts(Vec<u8>);
+pub(super) struct Parts(Vec<u8>, String);
 
 impl Chunks for Parts {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, FetchError> {
         let rest = self.0.split_off(self.0.len().min(3));
         let part = std::mem::replace(&mut self.0, rest);
         Ok((!part.is_empty()).then_some(part))
+    }
+
+    fn sha256(&self) -> Option<String> {
+        Some(self.1.clone())
     }
 }
 
@@ -626,7 +641,9 @@ impl Fetcher for World {
             .await;
         let mut found = found.ok_or_else(|| FetchError::NotFound(digest.clone()))?;
         let offset = usize::try_from(offset).unwrap();
-        Ok(Parts(found.split_off(offset.min(found.len()))))
+        let hash = ring::digest::digest(&ring::digest::SHA256, &found);
+        let hash = data_encoding::HEXLOWER.encode(hash.as_ref());
+        Ok(Parts(found.split_off(offset.min(found.len())), hash))
     }
 }
 

@@ -16,23 +16,24 @@
 //! While the engine does not answer nothing is decided and the deadlines stand
 //! still; what its stop ended is started again and no failure of a workload.
 
+mod repair;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::deployment::desired::{Cause, Target, Want};
-use protocol::deployment::limit::{LOG_TAIL_LINE_BYTES_MAX, LOG_TAIL_LINES_MAX};
-use protocol::deployment::observed::{
-    ChangeOutcome, DeploymentState, Phase, Workload, WorkloadState,
-};
+use protocol::deployment::observed::{ChangeOutcome, Phase, Workload};
 use protocol::time::UnixMillis;
 
 use super::goal::Goal;
 use super::observed::{Container, Health, Observed, Run};
-use super::plan::{Aim, ENGINES_OWN, End, Hints, Plan, Step, choose, differs, end_of, plan};
+use super::plan::{Aim, End, Hints, Plan, Step, choose, end_of, plan};
 use super::record::{Failure, Record, Stage, Transition};
 use crate::domain::backoff::Backoff;
 use crate::domain::time::{Moment, Tick};
+use show::{clip, ended_text, joined, workload};
 
 /// How often is looked while something changes. The engine's events come sooner.
 const LOOK_SOON: Duration = Duration::from_secs(1);
@@ -61,12 +62,6 @@ const REPAIRS_FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// Notes on drift that a state shows.
 const DRIFT_COUNT_MAX: usize = 8;
-
-/// Bytes of log lines that a state carries: with all else it fits an envelope.
-const LOG_BYTES_MAX: usize = 32 * 1024;
-
-/// Bytes of a detail.
-const DETAIL_BYTES_MAX: usize = 2048;
 
 /// Whether a step that failed may succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +122,9 @@ struct Course {
     restarts: BTreeMap<String, u32>,
 }
 
+/// One run of a container: its id, its start, and the engine's restarts before.
+type Lived = (String, Option<UnixMillis>, u32);
+
 /// Repairs of a service.
 #[derive(Clone, Copy, Debug, Default)]
 struct Repairs {
@@ -139,7 +137,8 @@ struct Repairs {
 /// The machine. See the module's documentation.
 pub struct Machine {
     course: Course,
-    healthy: Option<(Tick, Vec<(String, Option<UnixMillis>, u32)>)>,
+    /// Since when everything is healthy, and which runs of which containers.
+    healthy: Option<(Tick, Vec<Lived>)>,
     backoff: Backoff,
     retry_at: Option<Tick>,
     trouble: Option<StepError>,
@@ -257,7 +256,10 @@ impl Machine {
         now: Moment,
         at: UnixMillis,
     ) -> Decision {
-        self.take_up(record, observed, now);
+        // An order is judged without a look.
+        if record.stage != Stage::New {
+            self.take_up(record, observed, now);
+        }
         let mut decision = match &record.stage {
             Stage::New => self.judge(record, refusals, at),
             Stage::Changing => self.change(record, observed, now, at),
@@ -409,47 +411,6 @@ impl Machine {
         }
     }
 
-    fn show_change(&mut self, planned: &Plan, now: Moment, target: &Target) {
-        let fetches = planned.steps.iter().any(Step::is_fetch);
-        let (code, trouble) = self.trouble_text();
-        let verifying = planned.steps.is_empty() && planned.waits.is_empty();
-        if self.course.verified {
-            self.show(
-                Phase::Verifying,
-                code,
-                joined(&["healthy; the old one goes", &trouble]),
-            );
-        } else if fetches {
-            let note = self.note.clone();
-            self.show(Phase::Fetching, code, joined(&[&note, &trouble]));
-        } else if verifying {
-            let since = self
-                .healthy
-                .as_ref()
-                .map(|(since, _)| now.tick.since(*since));
-            let text = match since {
-                Some(since) => format!(
-                    "healthy for {} s of {} s",
-                    since.as_secs(),
-                    target.health.min_healthy_ms / 1000
-                ),
-                None => "not healthy yet".to_owned(),
-            };
-            self.show(Phase::Verifying, code, joined(&[&text, &trouble]));
-        } else {
-            let waits: Vec<String> = planned
-                .waits
-                .iter()
-                .map(|(service, wait)| format!("{service} {wait}"))
-                .collect();
-            self.show(
-                Phase::Starting,
-                code,
-                joined(&[&waits.join(", "), &trouble]),
-            );
-        }
-    }
-
     fn remove(
         &mut self,
         record: &Record,
@@ -571,144 +532,9 @@ impl Machine {
         }
     }
 
-    fn show_frozen(
-        &mut self,
-        record: &Record,
-        failure: Option<&Failure>,
-        observed: &Observed,
-        now: Moment,
-    ) {
-        self.workloads = observed
-            .containers
-            .iter()
-            .filter_map(|container| workload(container, now.wall))
-            .collect();
-        self.wakes_at = now.tick.after(LOOK_LATER);
-        let shown = shown_of(record, failure);
-        self.show(shown.phase, shown.code, shown.detail);
-    }
-
-    fn show_kept(
-        &mut self,
-        record: &Record,
-        goal: Option<&Goal<'_>>,
-        observed: &Observed,
-        planned: &Plan,
-        now: Moment,
-    ) {
-        let problem = goal.and_then(|goal| self.problem(goal, observed, planned, now));
-        let failure = match &record.stage {
-            Stage::Settled(_, failure) => failure.as_ref(),
-            Stage::New | Stage::Changing | Stage::AwaitingCommit | Stage::Reverting(_) => None,
-        };
-        let mut shown = shown_of(record, failure);
-        if let Some((code, detail)) = problem {
-            if shown.phase == Phase::Running {
-                shown.phase = Phase::Degraded;
-                shown.code = Some(code.text().to_owned());
-            }
-            shown.detail = joined(&[&shown.detail, &detail]);
-        }
-        for (service, what) in &self.tolerated {
-            let text = format!("the engine sets {what} of {service} by itself");
-            shown.detail = joined(&[&shown.detail, &text]);
-        }
-        self.show(shown.phase, shown.code, shown.detail);
-    }
-
-    /// What is not well of what should run.
-    fn problem(
-        &self,
-        goal: &Goal<'_>,
-        observed: &Observed,
-        planned: &Plan,
-        now: Moment,
-    ) -> Option<(ErrorCode, String)> {
-        if let Some(trouble) = &self.trouble {
-            return Some((trouble.code, trouble.detail.clone()));
-        }
-        let chosen = choose(goal, observed, &self.tolerated());
-        let crashing = self
-            .repairs
-            .iter()
-            .find(|(_, one)| one.count >= REPAIRS_MAX && now.tick < one.not_before);
-        for (service, wanted) in &goal.services {
-            let Some(container) = chosen.get(service) else {
-                return Some((ErrorCode::WorkloadStart, format!("{service} is not there")));
-            };
-            let crashes = self.crashes(container);
-            if crashes >= CRASHES_MAX && container.run == Run::Restarting {
-                return Some((
-                    ErrorCode::WorkloadCrashLoop,
-                    format!("{service} was started again {crashes} times"),
-                ));
-            }
-            if container.run == Run::Exited
-                && end_of(container, wanted.service.restart) == End::Failed
-            {
-                return Some((ErrorCode::WorkloadExited, ended_text(service, container)));
-            }
-            if container.health == Some(Health::Unhealthy) {
-                return Some((
-                    ErrorCode::WorkloadUnhealthy,
-                    format!("the health check of {service} fails"),
-                ));
-            }
-        }
-        if let Some((service, repairs)) = crashing {
-            return Some((
-                ErrorCode::WorkloadCrashLoop,
-                format!(
-                    "{service} had to be put back {} times in a row",
-                    repairs.count
-                ),
-            ));
-        }
-        let (service, wait) = planned.waits.iter().next()?;
-        Some((ErrorCode::WorkloadStart, format!("{service} {wait}")))
-    }
-
     fn crashes(&self, container: &Container) -> u32 {
         let before = self.course.restarts.get(&container.id).copied();
         container.restarts.saturating_sub(before.unwrap_or(0))
-    }
-
-    /// Containers that a change stopped and that are to run: one that ended with
-    /// code 0 looks complete. Each is started once more at most, unless others
-    /// wait for its completion.
-    fn revive_stopped(&mut self, goal: &Goal<'_>, observed: &Observed) {
-        for (service, container) in choose(goal, observed, &BTreeSet::new()) {
-            if container.run == Run::Exited
-                && !self.course.revived.contains(&container.id)
-                && !goal.runs_once(service)
-            {
-                self.revive.insert(container.id.clone());
-            }
-        }
-    }
-
-    fn tolerated(&self) -> BTreeSet<String> {
-        self.tolerated.keys().cloned().collect()
-    }
-
-    /// Tells what a hand changed from what the engine made otherwise to begin with:
-    /// making that anew would change nothing.
-    fn note_differences(&mut self, goal: &Goal<'_>, observed: &Observed) {
-        let there = |id: &String| observed.containers.iter().any(|c| c.id == *id);
-        self.clean.retain(there);
-        for container in &observed.containers {
-            let Some((service, what)) = differs(goal, container) else {
-                continue;
-            };
-            if what.is_empty() {
-                self.clean.insert(container.id.clone());
-            } else if container.run == Run::Created
-                && !self.clean.contains(&container.id)
-                && what.iter().all(|one| ENGINES_OWN.contains(one))
-            {
-                self.tolerated.insert(service.to_owned(), what.join(", "));
-            }
-        }
     }
 
     fn plan(
@@ -729,50 +555,6 @@ impl Machine {
             tolerate: &tolerate,
         };
         plan(Aim { goal, spare }, observed, hints)
-    }
-
-    /// Takes out of the plan what was put back too often to be put back already,
-    /// and gives the services of `these` that are put back now.
-    fn pace(
-        &mut self,
-        planned: &mut Plan,
-        these: impl IntoIterator<Item = String>,
-        now: Moment,
-    ) -> Vec<String> {
-        let mut paced = Vec::new();
-        if self.retry_at.is_some_and(|at| now.tick < at) {
-            return paced;
-        }
-        for service in these {
-            let repairs = self.repairs.entry(service.clone()).or_default();
-            if now.tick < repairs.not_before {
-                planned
-                    .steps
-                    .retain(|step| step.service() != Some(service.as_str()));
-                continue;
-            }
-            repairs.count += 1;
-            repairs.at = now.tick;
-            let doubled = 2_u32.saturating_pow(repairs.count);
-            let pause = RETRY_FIRST.saturating_mul(doubled).min(RETRY_MAX);
-            repairs.not_before = now.tick.after(pause);
-            paced.push(service);
-        }
-        paced
-    }
-
-    /// Notes what is put back now.
-    fn repair(&mut self, planned: &mut Plan, now: Moment) {
-        let drift = planned.drift.clone();
-        for service in self.pace(planned, drift.keys().cloned(), now) {
-            let what = drift.get(&service).map_or("", String::as_str);
-            let note = format!("{service}: {what}");
-            if self.drift.last() != Some(&note) {
-                self.drift.push(note);
-            }
-        }
-        let surplus = self.drift.len().saturating_sub(DRIFT_COUNT_MAX);
-        self.drift.drain(..surplus);
     }
 
     /// Whether everything has been healthy for as long as asked.
@@ -946,130 +728,6 @@ impl Machine {
                 .collect(),
         }
     }
-
-    /// Shows the containers that failed beside those that run, with the lines by
-    /// which one sees why.
-    fn keep_failed(&mut self, failure: &Failure) {
-        for failed in &failure.workloads {
-            let there = self
-                .workloads
-                .iter()
-                .any(|workload| workload.container == failed.container);
-            if !there {
-                self.workloads.push(failed.clone());
-            }
-        }
-        bound_tails(&mut self.workloads);
-    }
-
-    fn trouble_text(&self) -> (Option<String>, String) {
-        match &self.trouble {
-            Some(trouble) => (Some(trouble.code.text().to_owned()), trouble.detail.clone()),
-            None => (None, String::new()),
-        }
-    }
-
-    /// Describes the containers of both revisions, and what is not there yet.
-    fn look(
-        &mut self,
-        goal: &Goal<'_>,
-        spare: Option<&Goal<'_>>,
-        observed: &Observed,
-        planned: &Plan,
-        now: Moment,
-    ) {
-        let chosen = choose(goal, observed, &self.tolerated());
-        let mut workloads: Vec<Workload> = observed
-            .containers
-            .iter()
-            .filter_map(|container| {
-                let mut workload = workload(container, now.wall)?;
-                // What both revisions have alike belongs to the one that is wanted.
-                let kept = chosen.get(workload.service.as_str());
-                if kept.is_some_and(|kept| kept.id == container.id) {
-                    workload.revision = goal.target.revision;
-                    if let Some(wait) = planned.waits.get(&workload.service) {
-                        workload.detail.clone_from(wait);
-                    }
-                } else if spare.is_none() && workload.state == WorkloadState::Dead {
-                    return None;
-                }
-                Some(workload)
-            })
-            .collect();
-        for (service, wanted) in &goal.services {
-            if chosen.contains_key(service) {
-                continue;
-            }
-            let fetching = planned
-                .steps
-                .iter()
-                .any(|step| matches!(step, Step::FetchImage { service: of, .. } if of == service));
-            let was_there = self.shown.phase == Phase::Running;
-            let (state, detail) = match (fetching, was_there) {
-                (true, _) => (WorkloadState::Fetching, self.note.clone()),
-                (false, true) => (WorkloadState::Missing, String::new()),
-                (false, false) => (WorkloadState::Pending, String::new()),
-            };
-            workloads.push(Workload {
-                service: (*service).to_owned(),
-                revision: goal.target.revision,
-                container: None,
-                state,
-                image_digest: wanted.service.image.digest.clone(),
-                restarts: 0,
-                exit_code: None,
-                oom_killed: false,
-                started_at: None,
-                observed_at: now.wall,
-                detail,
-                log_tail: Vec::new(),
-            });
-        }
-        workloads.sort_by(|a, b| (&a.service, a.revision).cmp(&(&b.service, b.revision)));
-        bound_tails(&mut workloads);
-        self.workloads = workloads;
-    }
-
-    fn show(&mut self, phase: Phase, code: Option<String>, detail: String) {
-        self.shown = Shown {
-            phase,
-            code,
-            detail: clip(&detail),
-        };
-    }
-
-    /// The state that is reported.
-    pub fn state(
-        &mut self,
-        record: &Record,
-        before: Option<&DeploymentState>,
-        now: Moment,
-    ) -> DeploymentState {
-        let mut shown = self.shown.clone();
-        if self.engine_lost
-            && let Some(trouble) = &self.trouble
-        {
-            shown.code = Some(trouble.code.text().to_owned());
-            shown.detail = clip(&joined(&[&trouble.detail, &shown.detail]));
-        }
-        if before.is_none_or(|before| before.phase != shown.phase) {
-            self.since = now.wall;
-        }
-        DeploymentState {
-            deployment: record.desired.deployment,
-            number: record.desired.number,
-            generation: record.desired.generation,
-            wanted: record.wanted().map(|target| target.revision),
-            current: record.committed.as_ref().map(|kept| kept.revision),
-            phase: shown.phase,
-            since: self.since,
-            code: shown.code,
-            detail: shown.detail,
-            workloads: self.workloads.clone(),
-            drift: self.drift.clone(),
-        }
-    }
 }
 
 /// Whether a change must be admitted: it moves forward, to something else than
@@ -1088,111 +746,4 @@ fn is_frozen(record: &Record) -> bool {
         Want::Run(target) => target.on_failure == protocol::deployment::desired::OnFailure::Keep,
         Want::Remove => false,
     }
-}
-
-fn shown_of(record: &Record, failure: Option<&Failure>) -> Shown {
-    let phase = match &record.stage {
-        Stage::New => Phase::Waiting,
-        Stage::Changing => Phase::Starting,
-        Stage::AwaitingCommit => Phase::AwaitingCommit,
-        Stage::Reverting(_) => Phase::Reverting,
-        Stage::Settled(ChangeOutcome::Succeeded, _) if record.wanted().is_none() => Phase::Removed,
-        Stage::Settled(outcome, _) => match outcome {
-            ChangeOutcome::Succeeded => Phase::Running,
-            ChangeOutcome::Reverted => Phase::Reverted,
-            ChangeOutcome::Failed | ChangeOutcome::Superseded => Phase::Failed,
-            ChangeOutcome::Refused => Phase::Refused,
-        },
-    };
-    Shown {
-        phase,
-        code: failure.map(|failure| failure.code.clone()),
-        detail: failure.map_or_else(String::new, |failure| failure.detail.clone()),
-    }
-}
-
-fn ended_text(service: &str, container: &Container) -> String {
-    let mut text = match container.exit_code {
-        Some(code) => format!("{service} ended with exit code {code}"),
-        None => format!("{service} ended"),
-    };
-    if container.oom_killed {
-        text.push_str(", for lack of memory");
-    }
-    if !container.error.is_empty() {
-        text.push_str(": ");
-        text.push_str(&container.error);
-    }
-    text
-}
-
-fn workload(container: &Container, now: UnixMillis) -> Option<Workload> {
-    let owner = container.owner.as_ref()?;
-    let state = match (container.run, container.health) {
-        (Run::Created, _) => WorkloadState::Created,
-        (Run::Running, None) => WorkloadState::Running,
-        (Run::Running, Some(Health::Starting)) => WorkloadState::Starting,
-        (Run::Running, Some(Health::Healthy)) => WorkloadState::Healthy,
-        (Run::Running, Some(Health::Unhealthy)) => WorkloadState::Unhealthy,
-        (Run::Paused, _) => WorkloadState::Paused,
-        (Run::Restarting, _) => WorkloadState::Restarting,
-        (Run::Exited, _) if container.exit_code == Some(0) => WorkloadState::Completed,
-        (Run::Exited, _) => WorkloadState::Exited,
-        (Run::Dead, _) => WorkloadState::Dead,
-    };
-    Some(Workload {
-        service: owner.service.clone(),
-        revision: owner.revision,
-        container: Some(container.id.chars().take(12).collect()),
-        state,
-        image_digest: container.image_digest.clone(),
-        restarts: container.restarts,
-        exit_code: container.exit_code.filter(|_| container.was_started()),
-        oom_killed: container.oom_killed,
-        started_at: container.started_at,
-        observed_at: now,
-        detail: clip(&container.error),
-        log_tail: container
-            .log_tail
-            .iter()
-            .rev()
-            .take(LOG_TAIL_LINES_MAX)
-            .rev()
-            .map(|line| clip_to(line, LOG_TAIL_LINE_BYTES_MAX))
-            .collect(),
-    })
-}
-
-/// Keeps the lines of all workloads together within what an envelope carries.
-fn bound_tails(workloads: &mut [Workload]) {
-    let mut left = LOG_BYTES_MAX;
-    for workload in workloads {
-        let bytes: usize = workload.log_tail.iter().map(String::len).sum();
-        if bytes > left {
-            workload.log_tail.clear();
-        } else {
-            left -= bytes;
-        }
-    }
-}
-
-fn joined(parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts
-        .iter()
-        .copied()
-        .filter(|part| !part.is_empty())
-        .collect();
-    parts.join("; ")
-}
-
-fn clip(text: &str) -> String {
-    clip_to(text, DETAIL_BYTES_MAX)
-}
-
-fn clip_to(text: &str, most: usize) -> String {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default().to_owned()
 }

@@ -216,8 +216,15 @@ proptest! {
         let mut observed = observation(&[&old, &new], &containers);
         let before: Vec<Container> =
             observed.containers.iter().filter(|c| c.owner.is_none()).cloned().collect();
-        let kept: Vec<String> = super::plan::choose(&old, &observed, &BTreeSet::new())
-            .values().map(|c| c.id.clone()).collect();
+        let of_old = |observed: &Observed, service: &str| {
+            observed.containers.iter().any(|c| {
+                let hash = &old.services[service].hash;
+                c.run != Run::Dead
+                    && c.owner.as_ref().is_some_and(|o| o.service == service && o.hash == *hash)
+            })
+        };
+        let kept: Vec<&str> =
+            SERVICES.into_iter().filter(|service| of_old(&observed, service)).collect();
         let goal = (!nothing_wanted).then_some(&new);
         let spare = with_spare.then_some(&old);
         let mut made = 0;
@@ -239,8 +246,8 @@ proptest! {
         prop_assert_eq!(before, after);
         if with_spare && !nothing_wanted {
             // What ran of the committed revision is still there.
-            for id in kept {
-                prop_assert!(observed.containers.iter().any(|c| c.id == id));
+            for service in kept {
+                prop_assert!(of_old(&observed, service));
             }
         }
         // The old one goes only now.
