@@ -322,6 +322,31 @@ impl Event {
         }
     }
 
+    /// The decision about a rollout that it is, if it is one.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        let decision = if let Self::WaveStarted(event) = self {
+            Decision::WaveStarted(event.clone())
+        } else if let Self::WaveApproved(event) = self {
+            Decision::WaveApproved(event.clone())
+        } else if let Self::RolloutHalted(event) = self {
+            Decision::Halted(event.clone())
+        } else if let Self::RolloutPaused(event) = self {
+            Decision::Paused(event.clone())
+        } else if let Self::RolloutResumed(event) = self {
+            Decision::Resumed(event.clone())
+        } else if let Self::RolloutAborted(event) = self {
+            Decision::Aborted(event.clone())
+        } else if let Self::RolloutCommitted(event) = self {
+            Decision::Committed(event.clone())
+        } else if let Self::RolloutFinished(event) = self {
+            Decision::Finished(event.clone())
+        } else {
+            return None;
+        };
+        Some(decision)
+    }
+
     /// The version that it is written with.
     #[must_use]
     pub fn version(&self) -> u16 {

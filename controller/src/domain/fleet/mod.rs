@@ -38,7 +38,6 @@ use crate::domain::deployment::Deployments;
 use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
 use crate::domain::rejection::Rejection;
-use crate::domain::rollout::event::Decision;
 
 /// The whole event-sourced state of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,31 +232,18 @@ impl Fleet {
             Event::CommandIssued(_)
             | Event::CommandCancelRequested(_)
             | Event::CommandConcluded(_) => Arc::make_mut(&mut self.commands).apply(record),
-            Event::DeploymentApplied(event) => {
-                Arc::make_mut(&mut self.deployments).applied(event, record);
-            }
-            Event::DeploymentRemoved(event) => {
-                Arc::make_mut(&mut self.deployments).removed(event.deployment, record);
-            }
-            Event::DeploymentForgotten(event) => {
-                Arc::make_mut(&mut self.deployments).forgotten(event.deployment);
-            }
-            Event::RolloutStarted(event) => {
-                let (name, before) = Arc::make_mut(&mut self.deployments).rollout_started(event);
-                Arc::make_mut(&mut self.rollouts).started(event, name, before, record);
-            }
-            Event::WaveStarted(event) => self.steer(&Decision::WaveStarted(event.clone()), record),
-            Event::WaveApproved(event) => {
-                self.steer(&Decision::WaveApproved(event.clone()), record)
-            }
-            Event::RolloutHalted(event) => self.steer(&Decision::Halted(event.clone()), record),
-            Event::RolloutPaused(event) => self.steer(&Decision::Paused(event.clone()), record),
-            Event::RolloutResumed(event) => self.steer(&Decision::Resumed(event.clone()), record),
-            Event::RolloutAborted(event) => self.steer(&Decision::Aborted(event.clone()), record),
-            Event::RolloutCommitted(event) => {
-                self.steer(&Decision::Committed(event.clone()), record)
-            }
-            Event::RolloutFinished(event) => self.steer(&Decision::Finished(event.clone()), record),
+            Event::DeploymentApplied(_)
+            | Event::DeploymentRemoved(_)
+            | Event::DeploymentForgotten(_)
+            | Event::RolloutStarted(_) => self.deploy(record),
+            Event::WaveStarted(_)
+            | Event::WaveApproved(_)
+            | Event::RolloutHalted(_)
+            | Event::RolloutPaused(_)
+            | Event::RolloutResumed(_)
+            | Event::RolloutAborted(_)
+            | Event::RolloutCommitted(_)
+            | Event::RolloutFinished(_) => self.steer(record),
             Event::BreakerDefined(_)
             | Event::BreakerRemoved(_)
             | Event::BreakerMoved(_)
@@ -304,8 +290,25 @@ impl Fleet {
         self.change_node(event.node, |node| node.name.clone_from(&event.name));
     }
 
-    fn steer(&mut self, decision: &Decision, record: &Record) {
-        if let Some(ended) = Arc::make_mut(&mut self.rollouts).decided(decision, record) {
+    fn deploy(&mut self, record: &Record) {
+        let deployments = Arc::make_mut(&mut self.deployments);
+        if let Event::DeploymentApplied(event) = &record.event {
+            deployments.applied(event, record);
+        } else if let Event::DeploymentRemoved(event) = &record.event {
+            deployments.removed(event.deployment, record);
+        } else if let Event::DeploymentForgotten(event) = &record.event {
+            deployments.forgotten(event.deployment);
+        } else if let Event::RolloutStarted(event) = &record.event {
+            let (name, before) = deployments.rollout_started(event);
+            Arc::make_mut(&mut self.rollouts).started(event, name, before, record);
+        }
+    }
+
+    fn steer(&mut self, record: &Record) {
+        let Some(decision) = record.event.decision() else {
+            return;
+        };
+        if let Some(ended) = Arc::make_mut(&mut self.rollouts).decided(&decision, record) {
             Arc::make_mut(&mut self.deployments).rollout_ended(&ended);
         }
     }

@@ -18,7 +18,6 @@ use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
-use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Load, Order};
 use crate::uplink::dispatch::{Dispatch, Overdue, Settled};
 use crate::uplink::intake::{
@@ -129,29 +128,17 @@ impl<S: FrameSink> Desk<S> {
             Event::RolloutStarted(event) => {
                 self.start_rollout(record, event, &recorded.targets, now);
             }
-            Event::WaveStarted(event) => {
-                self.decided(Decision::WaveStarted(event.clone()), record.at, now);
-            }
-            Event::WaveApproved(event) => {
-                self.decided(Decision::WaveApproved(event.clone()), record.at, now);
-            }
-            Event::RolloutHalted(event) => {
-                self.decided(Decision::Halted(event.clone()), record.at, now);
-            }
-            Event::RolloutPaused(event) => {
-                self.decided(Decision::Paused(event.clone()), record.at, now);
-            }
-            Event::RolloutResumed(event) => {
-                self.decided(Decision::Resumed(event.clone()), record.at, now);
-            }
-            Event::RolloutAborted(event) => {
-                self.decided(Decision::Aborted(event.clone()), record.at, now);
-            }
-            Event::RolloutCommitted(event) => {
-                self.decided(Decision::Committed(event.clone()), record.at, now);
-            }
-            Event::RolloutFinished(event) => {
-                self.decided(Decision::Finished(event.clone()), record.at, now);
+            Event::WaveStarted(_)
+            | Event::WaveApproved(_)
+            | Event::RolloutHalted(_)
+            | Event::RolloutPaused(_)
+            | Event::RolloutResumed(_)
+            | Event::RolloutAborted(_)
+            | Event::RolloutCommitted(_)
+            | Event::RolloutFinished(_) => {
+                if let Some(decision) = record.event.decision() {
+                    self.decided(decision, record.at, now);
+                }
             }
             Event::IdentityResolved(event) => {
                 self.carry_open_commands(event.node, now);

@@ -78,7 +78,8 @@ impl<S: FrameSink> Desk<S> {
         };
         let mut needed = BTreeSet::new();
         for row in stored.values() {
-            if self.fleet.deployments().get(row.deployment).is_some() {
+            let known = self.fleet.deployments().get(row.deployment);
+            if known.is_some_and(|known| known.removal.is_none()) {
                 needed.extend(newest(row.deployment, false));
                 needed.extend(newest(row.deployment, true));
             }
@@ -244,10 +245,23 @@ impl<S: FrameSink> Desk<S> {
             for node in &governed {
                 self.step(*other, Input::Left(*node), now);
             }
-            let up: Vec<NodeId> = self.deployments.up.iter().copied().collect();
-            for node in up {
-                self.step(*other, Input::Up(node), now);
-            }
+            self.catch_up_with_links(*other, now);
+        }
+    }
+
+    /// Tells a rollout that rested how the links of its nodes are.
+    fn catch_up_with_links(&mut self, id: RolloutId, now: UnixMillis) {
+        let nodes: Vec<NodeId> = match self.deployments.running.get(&id) {
+            Some(running) => running.machine.rows().map(|(node, _)| node).collect(),
+            None => return,
+        };
+        for node in nodes {
+            let input = if self.deployments.up.contains(&node) {
+                Input::Up(node)
+            } else {
+                Input::Down(node)
+            };
+            self.step(id, input, now);
         }
     }
 

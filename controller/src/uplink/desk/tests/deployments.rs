@@ -12,8 +12,10 @@ use protocol::selector::Selector;
 use super::*;
 use crate::domain::deployment::event::{ApplyCause, DeploymentApplied, DeploymentRemoved};
 use crate::domain::deployment::spec_digest;
-use crate::domain::rollout::event::{Kind as RolloutKind, Outcome as End, RolloutStarted};
-use crate::domain::rollout::params::{CommitMode, OnHalt, OnInconclusive, Params};
+use crate::domain::rollout::event::{
+    AfterAbort, Kind as RolloutKind, Outcome as End, RolloutAborted, RolloutStarted,
+};
+use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, OnInconclusive, Params};
 use crate::domain::rollout::plan::{Candidate, Plan};
 use crate::uplink::intake::StoredWant;
 
@@ -441,6 +443,75 @@ fn a_node_that_joins_or_is_relabelled_later_gets_what_it_should() {
     fleet.back(3);
     fleet.play(60);
     assert_eq!(fleet.levels(), [Some(1); 4]);
+}
+
+#[test]
+fn who_comes_back_during_a_rollout_that_is_aborted_gets_what_was_before() {
+    let mut fleet = Fleetlet::new(3);
+    fleet.hosts[2].away = true;
+    fleet.play(90);
+    let params = Params {
+        on_inconclusive: OnInconclusive::Continue,
+        ..quick()
+    };
+    let first = fleet.apply(1, "*", params);
+    fleet.play(900);
+    assert_eq!(fleet.end_of(first), Some(End::Completed));
+    assert_eq!(fleet.levels(), [Some(1), Some(1), None]);
+    // The next one waits for a person before it begins, and is given up.
+    let mut params = quick();
+    params.waves[0].approve = Approve::Human;
+    let second = fleet.apply(2, "*", params);
+    fleet.play(5);
+    fleet.back(2);
+    fleet.play(20);
+    assert_eq!(fleet.levels(), [Some(1), Some(1), None]);
+    let step = fleet
+        .world
+        .fleet
+        .rollouts()
+        .get(second)
+        .unwrap()
+        .course
+        .step;
+    fleet.world.record(Event::RolloutAborted(RolloutAborted {
+        rollout: second,
+        step,
+        reason: String::new(),
+        then: AfterAbort::Keep,
+    }));
+    fleet.play(60);
+    assert_eq!(fleet.end_of(second), Some(End::Aborted));
+    assert_eq!(fleet.levels(), [Some(1); 3]);
+}
+
+#[test]
+fn a_deployment_that_is_being_removed_comes_to_nobody_after_a_restart() {
+    let mut fleet = Fleetlet::new(2);
+    fleet.apply(1, "*", quick());
+    fleet.play(240);
+    fleet
+        .world
+        .record(Event::DeploymentRemoved(DeploymentRemoved {
+            deployment: WEB,
+        }));
+    fleet.world.restart();
+    let node = fleet.world.join(7);
+    fleet.hosts.push(Host {
+        node,
+        level: BTreeMap::new(),
+        orders: Vec::new(),
+        seq: 0,
+        seen: 0,
+        fails: None,
+        away: false,
+    });
+    for index in 0..3 {
+        fleet.back(index);
+    }
+    fleet.play(60);
+    assert_eq!(fleet.levels(), [None; 3]);
+    assert!(fleet.hosts[2].orders.is_empty());
 }
 
 #[test]
