@@ -173,6 +173,11 @@ impl World {
             tasks,
             _directory: directory,
         };
+        world
+            .until("the fleet has a policy", || {
+                world.engine.fleet().breakers().published().epoch == 1
+            })
+            .await;
         world.recover_admin().await;
         world
     }
@@ -451,7 +456,7 @@ impl Session {
             now: crate::clock::now(),
             incarnation: 0,
             generation: 0,
-            policy_epoch: 0,
+            policy_epoch: 1,
             trust_version: 1,
             streams: Stream::ALL
                 .map(|stream| StreamOffer {

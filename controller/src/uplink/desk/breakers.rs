@@ -218,10 +218,7 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             }
             let waiting = |state| matches!(state, TargetState::Pending | TargetState::Delayed);
-            let rows = running
-                .machine
-                .rows()
-                .filter(|(_, row)| waiting(row.state));
+            let rows = running.machine.rows().filter(|(_, row)| waiting(row.state));
             wanted.extend(
                 rows.map(|(node, row)| ((row.wave, row.rank), node, running.row.deployment)),
             );

@@ -36,7 +36,15 @@ fn engine(world: &mut World) {
             DeskEvent::PolicyAhead { epoch, .. } => {
                 Operation::RaisePolicy(RaisePolicy { above: epoch })
             }
-            other => {
+            other @ (DeskEvent::Suspected { .. }
+            | DeskEvent::Behind { .. }
+            | DeskEvent::Concluded { .. }
+            | DeskEvent::Progress { .. }
+            | DeskEvent::Ended { .. }
+            | DeskEvent::Decided(_)
+            | DeskEvent::Gone(_)
+            | DeskEvent::Disconnect(_)
+            | DeskEvent::Lost { .. }) => {
                 world.events.push(other);
                 continue;
             }
