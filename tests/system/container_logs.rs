@@ -94,7 +94,7 @@ fn ask(socket: &Path, name: &str, lines: u32, since_ms: u64, follow_ms: Option<u
         },
     };
     runtime.block_on(async {
-        let mut executor = Executor::new(settings, clocks, reload);
+        let mut executor = Executor::new(settings, clocks, reload, Arc::new(|_| Ok(())));
         executor.start(command);
         let mut progress = Vec::new();
         loop {

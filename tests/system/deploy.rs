@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent::clock::Clock;
+use agent::dependency::Dependencies;
 use agent::deploy::docker::Engine as Docker;
 use agent::deploy::fetch::{Chunks, Content, FetchError, Fetcher};
 use agent::deploy::files::Files;
@@ -161,6 +162,7 @@ impl Node {
     /// Lives until the script ends, and is killed then.
     async fn live<T>(&self, script: impl Future<Output = T>) -> T {
         let (moment, controller) = (self.clock.clone(), self.clock.clone());
+        let wall = self.clock.clone();
         let node = NodeId::from_bytes([9; 10]);
         let context = task::Context {
             node,
@@ -169,6 +171,7 @@ impl Node {
             core: self.clone(),
             files: Files::below(self.folder.path().join("deploy")),
             settings: self.settings.subscribe(),
+            dependencies: Dependencies::new(Arc::new(move || wall.wall())),
             deployments: self.deployments.subscribe(),
             states: (*self.states).clone(),
             admit: Arc::new(|_| Ok(())),

@@ -3,12 +3,13 @@
 
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::deployment::desired::{Cause, Commit, OnFailure, Want};
 use protocol::deployment::observed::{ChangeOutcome, Phase, WorkloadState};
-use protocol::deployment::spec::{Condition, Port, PortProtocol, Restart, Service};
+use protocol::deployment::spec::{Condition, NetworkMode, Port, PortProtocol, Restart, Service};
 use protocol::policy::Refusal;
 
 use crate::domain::deployment::machine::{Class, StepError};
@@ -25,6 +26,7 @@ fn web(image: &str) -> Vec<(&'static str, Service)> {
 
 /// Publishes a port, so that two revisions cannot run at the same time.
 fn published(mut service: Service) -> Service {
+    service.network = NetworkMode::Networks(BTreeMap::new());
     service.ports = vec![Port {
         published: Some(80),
         target: 80,

@@ -292,6 +292,16 @@ struct Keep {
     nudges: Arc<task::Nudges>,
 }
 
+/// What the status is put together from.
+struct Seen {
+    node: watch::Receiver<Arc<crate::node::NodeStatus>>,
+    uplink: watch::Receiver<uplink::State>,
+    named: watch::Receiver<Named>,
+    expires: watch::Receiver<UnixMillis>,
+    deployments: watch::Receiver<Arc<deploy::task::States>>,
+    glass: watch::Receiver<Option<String>>,
+}
+
 /// Everything that the tasks are made from.
 struct Parts {
     source: Source,
@@ -330,16 +340,7 @@ impl Parts {
             ends.orders,
             Arc::clone(&admit),
         );
-        let downloads = enrol::Downloads {
-            controllers: if self.config.uplink.controllers.is_empty() {
-                self.loaded.controllers.clone()
-            } else {
-                self.config.uplink.controllers.clone()
-            },
-            tls: tls_rx.clone(),
-            target: target_rx.clone(),
-            core: self.core.clone(),
-        };
+        let downloads = self.downloads(tls_rx.clone(), target_rx.clone());
         self.start_deployments(
             &mut supervisor,
             deploy_rx,
@@ -365,19 +366,7 @@ impl Parts {
                 stop: supervisor.stop(Stage::Work),
             }),
         );
-        let (glass, glass_rx) = watch::channel(None);
-        supervisor.start(
-            "break-glass",
-            Stage::Link,
-            Exit::Bug,
-            break_glass::run(break_glass::Context {
-                config: config_rx.clone(),
-                core: self.core.clone(),
-                clock: self.clock.clone(),
-                problem: glass,
-                stop: supervisor.stop(Stage::Link),
-            }),
-        );
+        let glass_rx = self.start_break_glass(&mut supervisor, config_rx.clone());
         supervisor.start(
             "reload",
             Stage::Link,
@@ -393,15 +382,15 @@ impl Parts {
                 stop: supervisor.stop(Stage::Link),
             }),
         );
-        self.start_status(
-            &mut supervisor,
-            ends.status,
-            uplink_rx,
-            ends.named,
-            expires_rx,
-            states_rx,
-            glass_rx,
-        )?;
+        let seen = Seen {
+            node: ends.status,
+            uplink: uplink_rx,
+            named: ends.named,
+            expires: expires_rx,
+            deployments: states_rx,
+            glass: glass_rx,
+        };
+        self.start_status(&mut supervisor, seen)?;
         supervisor.start(
             "watchdog",
             Stage::Link,
@@ -471,6 +460,47 @@ impl Parts {
         };
         supervisor.start("identity", Stage::Link, Exit::Bug, enrol::run(keep));
         Ok(())
+    }
+
+    /// What gets archives and files from the controller.
+    fn downloads(
+        &self,
+        tls: watch::Receiver<Arc<ClientConfig>>,
+        target: watch::Receiver<Arc<Target>>,
+    ) -> enrol::Downloads {
+        let configured = &self.config.uplink.controllers;
+        enrol::Downloads {
+            controllers: if configured.is_empty() {
+                self.loaded.controllers.clone()
+            } else {
+                configured.clone()
+            },
+            tls,
+            target,
+            core: self.core.clone(),
+        }
+    }
+
+    /// Looks at the break-glass file. Yields why one that is there does not count.
+    fn start_break_glass(
+        &self,
+        supervisor: &mut Supervisor,
+        config: watch::Receiver<Arc<Config>>,
+    ) -> watch::Receiver<Option<String>> {
+        let (problem, problem_rx) = watch::channel(None);
+        supervisor.start(
+            "break-glass",
+            Stage::Link,
+            Exit::Bug,
+            break_glass::run(break_glass::Context {
+                config,
+                core: self.core.clone(),
+                clock: self.clock.clone(),
+                problem,
+                stop: supervisor.stop(Stage::Link),
+            }),
+        );
+        problem_rx
     }
 
     /// The gate as the core last put it, at the time that it is asked.
@@ -554,16 +584,7 @@ impl Parts {
         Ok(())
     }
 
-    fn start_status(
-        &self,
-        supervisor: &mut Supervisor,
-        node: watch::Receiver<Arc<crate::node::NodeStatus>>,
-        uplink: watch::Receiver<uplink::State>,
-        named: watch::Receiver<Named>,
-        expires: watch::Receiver<UnixMillis>,
-        deployments: watch::Receiver<Arc<deploy::task::States>>,
-        glass: watch::Receiver<Option<String>>,
-    ) -> Result<(), RunError> {
+    fn start_status(&self, supervisor: &mut Supervisor, seen: Seen) -> Result<(), RunError> {
         let (out, document) = watch::channel(Arc::new(AgentStatus::default()));
         let dirs = &self.config.dirs;
         let server = status::Server::bind(&dirs.socket(), &dirs.store(), document)
@@ -579,12 +600,12 @@ impl Parts {
             Exit::Bug,
             report::run(report::Context {
                 summary: self.summary.clone(),
-                node,
-                uplink,
-                named,
-                expires,
-                deployments,
-                glass,
+                node: seen.node,
+                uplink: seen.uplink,
+                named: seen.named,
+                expires: seen.expires,
+                deployments: seen.deployments,
+                glass: seen.glass,
                 dependencies: self.dependencies.clone(),
                 out,
                 core: self.core.clone(),

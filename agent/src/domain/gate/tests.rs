@@ -322,7 +322,7 @@ proptest! {
                     let clean = matches!(event, Event::Stop);
                     let found = if clean { gate.silence(moment) } else { kept };
                     // Another boot: the monotonic clock begins anywhere.
-                    tick = tick / 3;
+                    tick /= 3;
                     kept = found.resumed(clean, every, UnixMillis(wall));
                     kept_at = tick;
                     gate = Gate::new(NODE, named("lyon"), Some(leased.clone()), kept, Tick(tick));

@@ -397,10 +397,14 @@ fn a_crossing_goes_up_and_what_holds_is_found_again() {
         at: UnixMillis(5),
     };
     let holding = BTreeSet::from([("full".to_owned(), "/var".to_owned())]);
-    assert!(world.node.take_crossings(&[crossing.clone()], &holding));
+    assert!(
+        world
+            .node
+            .take_crossings(std::slice::from_ref(&crossing), &holding)
+    );
     world.step(Input::Tick);
     let told: Vec<Crossing> = bodies(&mut world.node, EntryKind::CONDITION);
-    assert_eq!(told, [crossing.clone()]);
+    assert_eq!(told, std::slice::from_ref(&crossing));
     world.disk.set_full(true);
     world.step(Input::BreakGlass(None));
     world.order(Nonce([0; 16]), 9, lyon());
