@@ -391,17 +391,7 @@ impl Parts {
             glass,
         };
         self.start_status(&mut supervisor, seen)?;
-        supervisor.start(
-            "watchdog",
-            Stage::Link,
-            Exit::Bug,
-            watchdog::run(
-                config_rx,
-                self.core.clone(),
-                self.clock.clone(),
-                supervisor.stop(Stage::Link),
-            ),
-        );
+        self.start_watchdog(&mut supervisor, config_rx);
         supervisor.start(
             "uplink",
             Stage::Link,
@@ -429,6 +419,21 @@ impl Parts {
         };
         self.start_identity(&mut supervisor, keep)?;
         Ok((supervisor, asked))
+    }
+
+    /// Starts what tells systemd that work goes on.
+    fn start_watchdog(&self, supervisor: &mut Supervisor, config: watch::Receiver<Arc<Config>>) {
+        supervisor.start(
+            "watchdog",
+            Stage::Link,
+            Exit::Bug,
+            watchdog::run(
+                config,
+                self.core.clone(),
+                self.clock.clone(),
+                supervisor.stop(Stage::Link),
+            ),
+        );
     }
 
     /// How contents and archives come from the controller.
