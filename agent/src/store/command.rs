@@ -28,7 +28,7 @@ impl Store {
         }
     }
 
-    /// Takes a command. When it is to be started, [`Settled::started`] says so
+    /// Takes a command. When it is to be started, [`super::Settled::started`] says so
     /// after the commit. `now` is controller time.
     pub fn take_command(&mut self, command: Command, now: UnixMillis) {
         if self.opening.iter().any(|(open, _)| open.id == command.id) {

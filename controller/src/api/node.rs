@@ -2,7 +2,7 @@
 //!
 //! Nodes have no API key: a join is proven by its token, a renewal and what is
 //! fetched by the node's signing key, and the trust set is signed by the fleet's
-//! root. So these take a [`Peer`] and no `Who`. They are not part of the OpenAPI
+//! root. So these take a `Peer` and no `Who`. They are not part of the OpenAPI
 //! document, because `protocol::join` and `protocol::fetch` are their definition.
 //!
 //! What is fetched is streamed: a node that reads slowly costs one buffer, and is

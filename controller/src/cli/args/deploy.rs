@@ -130,7 +130,7 @@ pub struct Manner {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Rollout")]
 pub struct Staged {
-    /// TOML file with a [rollout] table; flags win over it
+    /// TOML file with a `rollout` table; flags win over it
     #[arg(long = "rollout", value_name = "FILE")]
     pub rollout_file: Option<PathBuf>,
     /// A wave: 3, 10% or rest, then :soak=5m, :rate=60, :approve as wished; repeat it

@@ -2,7 +2,7 @@
 //! ended.
 //!
 //! Where each target stands is the uplink's; what was decided is a
-//! [`Course`](crate::domain::rollout::course::Course).
+//! [`Course`].
 //!
 //! **Invariant:** a deployment has at most one open rollout.
 
