@@ -8,7 +8,7 @@ use redb::ReadableTable as _;
 use super::codec::{encode, node_key, pair_key, read_first, read_node};
 use super::{
     Batch, DESIRED, GENERATIONS, Intake, IntakeError, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, STATES,
-    StoredDesired, StoredResult, StoredRollout, StoredState, Table,
+    StoredDesired, StoredResult, StoredRollout, StoredState,
 };
 use crate::domain::rollout::target::TargetRow;
 
@@ -165,37 +165,6 @@ impl Intake {
         rollout: RolloutId,
     ) -> Result<Vec<(NodeId, TargetRow)>, IntakeError> {
         self.rollout_targets(rollout, None, usize::MAX)
-    }
-
-    fn page<K, V: serde::de::DeserializeOwned>(
-        &self,
-        table: Table,
-        what: &'static str,
-        first: protocol::id::Id<K>,
-        after: Option<NodeId>,
-        limit: usize,
-    ) -> Result<Vec<(NodeId, V)>, IntakeError> {
-        let from = pair_key(first, after.unwrap_or(NodeId::NIL));
-        let to = pair_key(first, NodeId::from_bytes([0xff; 10]));
-        let rows = self.read(what, |transaction| {
-            let table = transaction.open_table(table)?;
-            let mut rows = Vec::new();
-            for row in table.range(from.as_slice()..=to.as_slice())? {
-                let (key, value) = row?;
-                let node = read_node(key.value());
-                if Some(node) == after {
-                    continue;
-                }
-                if rows.len() == limit {
-                    break;
-                }
-                rows.push((node, value.value().to_vec()));
-            }
-            Ok(rows)
-        })?;
-        rows.into_iter()
-            .map(|(node, bytes)| Ok((node, self.decode(what, &bytes)?)))
-            .collect()
     }
 }
 

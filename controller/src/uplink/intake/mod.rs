@@ -355,10 +355,23 @@ impl Intake {
         after: Option<NodeId>,
         limit: usize,
     ) -> Result<Vec<(NodeId, TargetState)>, IntakeError> {
-        let from = pair_key(command, after.unwrap_or(NodeId::NIL));
-        let to = pair_key(command, NodeId::from_bytes([0xff; 10]));
-        let rows = self.read("a command's targets", |transaction| {
-            let table = transaction.open_table(TARGETS)?;
+        self.page(TARGETS, "a command's targets", command, after, limit)
+    }
+
+    /// Rows of a table by node id, from the one after `after` on, of those whose key
+    /// begins with `first`.
+    fn page<K, V: serde::de::DeserializeOwned>(
+        &self,
+        table: Table,
+        what: &'static str,
+        first: protocol::id::Id<K>,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, V)>, IntakeError> {
+        let from = pair_key(first, after.unwrap_or(NodeId::NIL));
+        let to = pair_key(first, NodeId::from_bytes([0xff; 10]));
+        let rows = self.read(what, |transaction| {
+            let table = transaction.open_table(table)?;
             let mut rows = Vec::new();
             for row in table.range(from.as_slice()..=to.as_slice())? {
                 let (key, value) = row?;
@@ -374,7 +387,7 @@ impl Intake {
             Ok(rows)
         })?;
         rows.into_iter()
-            .map(|(node, bytes)| Ok((node, self.decode("a target", &bytes)?)))
+            .map(|(node, bytes)| Ok((node, self.decode(what, &bytes)?)))
             .collect()
     }
 
