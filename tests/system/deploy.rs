@@ -24,8 +24,8 @@ use protocol::deployment::observed::{
     ChangeOutcome, DeploymentResult, DeploymentState, Phase, WorkloadState,
 };
 use protocol::deployment::spec::{
-    HealthTest, Healthcheck, Image, Network, NetworkMode, Port, PortProtocol, Restart, Service,
-    Spec,
+    HealthTest, Healthcheck, Image, Mount, MountSource, Network, NetworkMode, Port, PortProtocol,
+    Restart, Service, Spec, Volume,
 };
 use protocol::id::{DeploymentId, NodeId, StoreId};
 use protocol::message;
@@ -391,6 +391,59 @@ fn deploy_updates_and_goes_back_on_a_real_engine() {
         assert_eq!(networks, "");
     }));
     foreign_runs(&engine);
+}
+
+#[test]
+fn deploy_takes_no_network_or_volume_that_is_another_agents() {
+    let Some((engine, node)) = prepared() else {
+        return;
+    };
+    let with_volume = |generation, name: &str| {
+        let mut service = service("docker.io/library/good:1");
+        let mount = Mount {
+            source: MountSource::Volume(name.to_owned()),
+            read_only: false,
+        };
+        service.mounts = [("/kept".to_owned(), mount)].into();
+        let mut desired = order(generation, 1, service);
+        if let Want::Run(target) = &mut desired.want {
+            target.spec.volumes = [(name.to_owned(), Volume::default())].into();
+        }
+        desired
+    };
+    let another = "--label=flotilla.node=aaaaaaaaaaaaaaaa";
+    engine.docker(&["volume", "create", another, "flotilla-web-theirs"]);
+    engine.docker(&["volume", "create", "flotilla-web-by-hand"]);
+    runtime().block_on(node.live(async {
+        node.order(with_volume(1, "theirs"));
+        let result = node.result(1).await;
+        assert_eq!(
+            result.code.as_deref(),
+            Some("workload.start_failed"),
+            "{result:?}"
+        );
+        assert!(result.detail.contains("another agent"), "{result:?}");
+        assert_eq!(all(&engine), 0);
+        // One that a hand filled before is taken.
+        node.order(with_volume(2, "by-hand"));
+        let result = node.result(2).await;
+        assert_eq!(result.outcome, ChangeOutcome::Succeeded, "{result:?}");
+
+        // The network's name has a hash in it, so it is learnt from the engine.
+        let named = ["network", "ls", "--format", "{{.Name}}", "--filter"];
+        let list = [&named[..], &["label=flotilla.node"]].concat();
+        let network = engine.docker(&list);
+        let mut away = order(3, 1, Service::default());
+        away.want = Want::Remove;
+        node.order(away);
+        assert_eq!(node.result(3).await.outcome, ChangeOutcome::Succeeded);
+        engine.docker(&["network", "create", another, &network]);
+        node.order(with_volume(4, "by-hand"));
+        let result = node.result(4).await;
+        assert!(result.detail.contains(&network), "{result:?}");
+        assert!(result.detail.contains("name_prefix"), "{result:?}");
+        assert_eq!(all(&engine), 0);
+    }));
 }
 
 #[test]
