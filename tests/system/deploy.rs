@@ -18,6 +18,7 @@ use agent::domain::session::Want as Wanted;
 use agent::node::task::CoreGone;
 use agent::store::spool::MemorySpool;
 use agent::store::{Deployments, Limits, RedbDisk, Store};
+use harness::disk::SmallDisk;
 use harness::engine::Engine;
 use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Target, Want};
 use protocol::deployment::observed::{
@@ -299,7 +300,10 @@ fn all(engine: &Engine) -> usize {
 /// An engine with images of every kind, a foreign container, and a node on which
 /// revision 1 runs.
 fn prepared() -> Option<(Engine, Node)> {
-    let engine = Engine::start()?;
+    Some(prepared_on(Engine::start()?))
+}
+
+fn prepared_on(engine: Engine) -> (Engine, Node) {
     engine.image("docker.io/library/good:1", GOOD);
     engine.image("docker.io/library/good:2", GOOD);
     engine.image("docker.io/library/ends:1", "echo no such option; exit 3");
@@ -317,7 +321,7 @@ fn prepared() -> Option<(Engine, Node)> {
         "good:1",
     ]);
     let node = Node::new(&engine.socket());
-    Some((engine, node))
+    (engine, node)
 }
 
 async fn with_revision_1(node: &Node, service: Service) {
@@ -337,19 +341,31 @@ fn foreign_runs(engine: &Engine) {
 }
 
 #[test]
-fn deploy_updates_and_goes_back_on_a_real_engine() {
-    let Some((engine, node)) = prepared() else {
-        return;
-    };
+fn deploy_updates_and_goes_back_on_docker() {
+    if let Some((engine, node)) = prepared() {
+        updates_and_goes_back(&engine, &node);
+    }
+}
+
+/// Where no systemd runs the health checks of a Podman, one that never passes is one
+/// that never says anything, which comes to the same.
+#[test]
+fn deploy_updates_and_goes_back_on_podman() {
+    if let Some(engine) = Engine::podman() {
+        let (engine, node) = prepared_on(engine);
+        updates_and_goes_back(&engine, &node);
+    }
+}
+
+fn updates_and_goes_back(engine: &Engine, node: &Node) {
     runtime().block_on(node.live(async {
-        with_revision_1(&node, service("docker.io/library/good:1")).await;
-        assert_eq!(running(&engine), ["flotilla-web-web-1"]);
+        with_revision_1(node, service("docker.io/library/good:1")).await;
+        assert_eq!(running(engine), ["flotilla-web-web-1"]);
         node.order(order(2, 2, service("docker.io/library/good:2")));
-        node.until("both run", |_| running(&engine).len() == 2)
-            .await;
+        node.until("both run", |_| running(engine).len() == 2).await;
         let second = node.result(2).await;
         assert_eq!(second.outcome, ChangeOutcome::Succeeded, "{second:?}");
-        assert_eq!(running(&engine), ["flotilla-web-web-2"]);
+        assert_eq!(running(engine), ["flotilla-web-web-2"]);
         node.until("it is told", |state| state.phase == Phase::Running)
             .await;
 
@@ -369,8 +385,8 @@ fn deploy_updates_and_goes_back_on_a_real_engine() {
             let result = node.result(generation).await;
             assert_eq!(result.outcome, ChangeOutcome::Reverted, "{result:?}");
             assert_eq!(result.code.as_deref(), Some(code), "{result:?}");
-            assert_eq!(running(&engine), ["flotilla-web-web-2"]);
-            assert_eq!(all(&engine), 1);
+            assert_eq!(running(engine), ["flotilla-web-web-2"]);
+            assert_eq!(all(engine), 1);
             node.until("it is told", |state| state.phase == Phase::Reverted)
                 .await;
             let state = node.state().unwrap();
@@ -380,17 +396,17 @@ fn deploy_updates_and_goes_back_on_a_real_engine() {
                 assert_eq!(failed.exit_code, Some(3));
             }
         }
-        foreign_runs(&engine);
+        foreign_runs(engine);
         // Nothing but volumes is left after a removal.
         let mut away = order(5, 1, Service::default());
         away.want = Want::Remove;
         node.order(away);
         assert_eq!(node.result(5).await.outcome, ChangeOutcome::Succeeded);
-        assert_eq!(all(&engine), 0);
+        assert_eq!(all(engine), 0);
         let networks = engine.docker(&["network", "ls", "-q", "--filter", "label=flotilla.node"]);
         assert_eq!(networks, "");
     }));
-    foreign_runs(&engine);
+    foreign_runs(engine);
 }
 
 #[test]
@@ -579,6 +595,43 @@ fn deploy_survives_kills_of_the_agent_at_any_time() {
     }
     let generations: Vec<u64> = node.results().iter().map(|r| r.generation).collect();
     assert_eq!(generations, [1, 2, 3]);
+    foreign_runs(&engine);
+}
+
+#[test]
+fn deploy_names_a_full_disk_and_works_once_there_is_space() {
+    let Some(disk) = SmallDisk::new(128) else {
+        return;
+    };
+    let Some(engine) = Engine::start_on(&disk) else {
+        return;
+    };
+    let (engine, node) = prepared_on(engine);
+    let Some(_registry) = engine.registry(5000) else {
+        return;
+    };
+    let image = "127.0.0.1:5000/large:1";
+    engine.image_with(image, GOOD, 24);
+    engine.docker(&["push", image]);
+    engine.docker(&["rmi", image]);
+    runtime().block_on(node.live(async {
+        with_revision_1(&node, service("docker.io/library/good:1")).await;
+        let spare = disk.path().join("spare");
+        std::fs::write(&spare, vec![0; 8 << 20]).unwrap();
+        disk.fill();
+        std::fs::remove_file(&spare).unwrap();
+        node.order(order(2, 2, service(image)));
+        let result = node.result(2).await;
+        assert_eq!(result.outcome, ChangeOutcome::Reverted, "{result:?}");
+        assert_eq!(result.code.as_deref(), Some("image.unavailable"));
+        assert!(result.detail.contains("no space left"), "{result:?}");
+        assert_eq!(running(&engine), ["flotilla-web-web-1"]);
+        disk.relieve();
+        node.order(order(3, 3, service(image)));
+        let result = node.result(3).await;
+        assert_eq!(result.outcome, ChangeOutcome::Succeeded, "{result:?}");
+        assert_eq!(running(&engine), ["flotilla-web-web-3"]);
+    }));
     foreign_runs(&engine);
 }
 
