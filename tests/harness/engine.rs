@@ -1,5 +1,6 @@
 //! A Docker engine of a test's own, in a network of its own, and a registry beside
-//! it: to be stopped and started again without anyone else noticing.
+//! it: to be stopped and started again without anyone else noticing. Or a Podman
+//! that speaks the same interface.
 //!
 //! The engine has bridge networks and published ports, since its iptables rules are
 //! those of its own network namespace. It gives `None`, and says so, where it
@@ -12,41 +13,83 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::disk::SmallDisk;
 use crate::process::Process;
 use crate::servers::{program, skipped};
 use crate::wait;
 
 const START_LIMIT: Duration = Duration::from_secs(40);
 
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Docker,
+    Podman,
+}
+
 /// The engine.
 pub struct Engine {
+    kind: Kind,
     folder: TempDir,
+    /// Where it keeps images and containers.
+    data: PathBuf,
     /// Keeps the network namespace while the engine is stopped.
     holder: Process,
-    dockerd: Option<Process>,
+    server: Option<Process>,
 }
 
 impl Engine {
-    /// Starts one.
+    /// Starts a Docker engine.
     ///
     /// # Panics
     /// When it is installed, root asks, and it does not start.
     pub fn start() -> Option<Engine> {
         program("dockerd")?;
+        Engine::of(Kind::Docker, None)
+    }
+
+    /// Starts a Docker engine that keeps images and containers on another disk,
+    /// which must outlive it.
+    ///
+    /// # Panics
+    /// When it is installed, root asks, and it does not start.
+    pub fn start_on(disk: &SmallDisk) -> Option<Engine> {
+        program("dockerd")?;
+        Engine::of(Kind::Docker, Some(disk.path()))
+    }
+
+    /// Starts a Podman that serves Docker's interface.
+    ///
+    /// # Panics
+    /// When it is installed, root asks, and it does not start.
+    pub fn podman() -> Option<Engine> {
+        program("podman")?;
+        Engine::of(Kind::Podman, None)
+    }
+
+    fn of(kind: Kind, disk: Option<&Path>) -> Option<Engine> {
         program("docker")?;
         if !rustix::process::geteuid().is_root() {
-            skipped("a Docker engine", "it can be started by root alone");
+            skipped("a container engine", "it can be started by root alone");
             return None;
         }
         let folder = TempDir::new().expect("the temporary folder is writable");
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-ec", "ip link set lo up; exec sleep 3600"]);
         let holder = Process::start("network", &mut command, &folder.path().join("network.log"));
-        fs::write(folder.path().join("daemon.json"), "{}").expect("a fresh folder is writable");
+        for (name, text) in [
+            ("daemon.json", "{}".to_owned()),
+            ("containers.conf", containers_conf(folder.path())),
+        ] {
+            fs::write(folder.path().join(name), text).expect("a fresh folder is writable");
+        }
+        let data = disk.unwrap_or(folder.path()).join("data");
         let mut engine = Engine {
+            kind,
+            data,
             folder,
             holder,
-            dockerd: None,
+            server: None,
         };
         engine.run();
         Some(engine)
@@ -81,19 +124,30 @@ impl Engine {
     /// When it does not answer in time.
     pub fn run(&mut self) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
-        let _stale = fs::remove_file(self.folder.path().join("pid"));
-        let mut command = self.inside("dockerd");
-        command.args([
-            "--config-file",
-            &at("daemon.json"),
-            "--data-root",
-            &at("data"),
-        ]);
-        command.args(["--exec-root", &at("exec"), "--pidfile", &at("pid")]);
-        command.args(["--host", &format!("unix://{}", at("docker.sock"))]);
-        command.args(["--ip6tables=false", "--shutdown-timeout", "5"]);
-        let log = self.folder.path().join("dockerd.log");
-        self.dockerd = Some(Process::start("dockerd", &mut command, &log));
+        let host = format!("unix://{}", at("docker.sock"));
+        let (name, mut command) = match self.kind {
+            Kind::Docker => ("dockerd", self.inside("dockerd")),
+            Kind::Podman => ("podman", self.inside("podman")),
+        };
+        match self.kind {
+            Kind::Docker => {
+                let _stale = fs::remove_file(self.folder.path().join("pid"));
+                let (config, data) = (at("daemon.json"), self.data.display().to_string());
+                command.args(["--config-file", &config, "--data-root", &data]);
+                command.args(["--exec-root", &at("exec"), "--pidfile", &at("pid")]);
+                command.args(["--host", &host]);
+                command.args(["--ip6tables=false", "--shutdown-timeout", "5"]);
+            }
+            Kind::Podman => {
+                command.env("CONTAINERS_CONF", at("containers.conf"));
+                command.args(["--root", &self.data.display().to_string()]);
+                command.args(["--runroot", &at("run")]);
+                command.args(["--tmpdir", &at("tmp"), "--storage-driver", "overlay"]);
+                command.args(["system", "service", "--time=0", &host]);
+            }
+        }
+        let log = self.folder.path().join(format!("{name}.log"));
+        self.server = Some(Process::start(name, &mut command, &log));
         wait::until_true("the engine answers", START_LIMIT, || {
             self.try_docker(&["version"]).is_some()
         });
@@ -101,8 +155,8 @@ impl Engine {
 
     /// Stops the engine as an update of its package does.
     pub fn stop(&mut self) {
-        if let Some(mut dockerd) = self.dockerd.take() {
-            let _ended = dockerd.terminate();
+        if let Some(mut server) = self.server.take() {
+            let _ended = server.terminate();
         }
     }
 
@@ -131,14 +185,24 @@ impl Engine {
     /// # Panics
     /// When there is no static busybox.
     pub fn image(&self, name: &str, script: &str) {
+        self.image_with(name, script, 0);
+    }
+
+    /// Makes an image that holds busybox and so many MiB that cannot be compressed.
+    ///
+    /// # Panics
+    /// When there is no static busybox.
+    pub fn image_with(&self, name: &str, script: &str, mebibytes: u32) {
         let script = script.replace('"', "\\\"");
         let change = format!("CMD [\"/busybox\", \"sh\", \"-c\", \"{script}\"]");
         let made = Command::new("sh")
             .args([
                 "-ec",
-                "tar -C /bin -cf - busybox | docker import -c \"$1\" - \"$2\"",
+                "head -c \"$3\" /dev/urandom > \"$4\"; \
+                 tar -cf - -C /bin busybox -C \"${4%/*}\" ballast | docker import -c \"$1\" - \"$2\"",
             ])
-            .args(["sh", &change, name])
+            .args(["sh", &change, name, &format!("{mebibytes}M")])
+            .arg(self.folder.path().join("ballast"))
             .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
             .output()
             .expect("sh can be started");
@@ -171,6 +235,17 @@ impl Engine {
         });
         Some(registry)
     }
+}
+
+/// Podman's configuration: everything below the folder, and limits that whoever runs
+/// the test may give away.
+fn containers_conf(folder: &Path) -> String {
+    format!(
+        "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n\
+         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+         [network]\nnetwork_config_dir = {:?}\n",
+        folder.join("networks")
+    )
 }
 
 impl Drop for Engine {

@@ -67,7 +67,7 @@ impl World {
                 present: true,
             })
             .collect();
-        let plan = Plan::new(ROLLOUT, params, &candidates);
+        let plan = Plan::new(ROLLOUT.as_bytes(), params, &candidates);
         let started = RolloutStarted {
             rollout: ROLLOUT,
             deployment: DeploymentId::from_bytes([1; ID_BYTES]),

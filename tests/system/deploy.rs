@@ -18,14 +18,15 @@ use agent::domain::session::Want as Wanted;
 use agent::node::task::CoreGone;
 use agent::store::spool::MemorySpool;
 use agent::store::{Deployments, Limits, RedbDisk, Store};
+use harness::disk::SmallDisk;
 use harness::engine::Engine;
 use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Target, Want};
 use protocol::deployment::observed::{
     ChangeOutcome, DeploymentResult, DeploymentState, Phase, WorkloadState,
 };
 use protocol::deployment::spec::{
-    HealthTest, Healthcheck, Image, Network, NetworkMode, Port, PortProtocol, Restart, Service,
-    Spec,
+    HealthTest, Healthcheck, Image, Mount, MountSource, Network, NetworkMode, Port, PortProtocol,
+    Restart, Service, Spec, Volume,
 };
 use protocol::id::{DeploymentId, NodeId, StoreId};
 use protocol::message;
@@ -299,7 +300,10 @@ fn all(engine: &Engine) -> usize {
 /// An engine with images of every kind, a foreign container, and a node on which
 /// revision 1 runs.
 fn prepared() -> Option<(Engine, Node)> {
-    let engine = Engine::start()?;
+    Some(prepared_on(Engine::start()?))
+}
+
+fn prepared_on(engine: Engine) -> (Engine, Node) {
     engine.image("docker.io/library/good:1", GOOD);
     engine.image("docker.io/library/good:2", GOOD);
     engine.image("docker.io/library/ends:1", "echo no such option; exit 3");
@@ -317,7 +321,7 @@ fn prepared() -> Option<(Engine, Node)> {
         "good:1",
     ]);
     let node = Node::new(&engine.socket());
-    Some((engine, node))
+    (engine, node)
 }
 
 async fn with_revision_1(node: &Node, service: Service) {
@@ -337,19 +341,31 @@ fn foreign_runs(engine: &Engine) {
 }
 
 #[test]
-fn deploy_updates_and_goes_back_on_a_real_engine() {
-    let Some((engine, node)) = prepared() else {
-        return;
-    };
+fn deploy_updates_and_goes_back_on_docker() {
+    if let Some((engine, node)) = prepared() {
+        updates_and_goes_back(&engine, &node);
+    }
+}
+
+/// Where no systemd runs the health checks of a Podman, one that never passes is one
+/// that never says anything, which comes to the same.
+#[test]
+fn deploy_updates_and_goes_back_on_podman() {
+    if let Some(engine) = Engine::podman() {
+        let (engine, node) = prepared_on(engine);
+        updates_and_goes_back(&engine, &node);
+    }
+}
+
+fn updates_and_goes_back(engine: &Engine, node: &Node) {
     runtime().block_on(node.live(async {
-        with_revision_1(&node, service("docker.io/library/good:1")).await;
-        assert_eq!(running(&engine), ["flotilla-web-web-1"]);
+        with_revision_1(node, service("docker.io/library/good:1")).await;
+        assert_eq!(running(engine), ["flotilla-web-web-1"]);
         node.order(order(2, 2, service("docker.io/library/good:2")));
-        node.until("both run", |_| running(&engine).len() == 2)
-            .await;
+        node.until("both run", |_| running(engine).len() == 2).await;
         let second = node.result(2).await;
         assert_eq!(second.outcome, ChangeOutcome::Succeeded, "{second:?}");
-        assert_eq!(running(&engine), ["flotilla-web-web-2"]);
+        assert_eq!(running(engine), ["flotilla-web-web-2"]);
         node.until("it is told", |state| state.phase == Phase::Running)
             .await;
 
@@ -369,8 +385,8 @@ fn deploy_updates_and_goes_back_on_a_real_engine() {
             let result = node.result(generation).await;
             assert_eq!(result.outcome, ChangeOutcome::Reverted, "{result:?}");
             assert_eq!(result.code.as_deref(), Some(code), "{result:?}");
-            assert_eq!(running(&engine), ["flotilla-web-web-2"]);
-            assert_eq!(all(&engine), 1);
+            assert_eq!(running(engine), ["flotilla-web-web-2"]);
+            assert_eq!(all(engine), 1);
             node.until("it is told", |state| state.phase == Phase::Reverted)
                 .await;
             let state = node.state().unwrap();
@@ -380,17 +396,70 @@ fn deploy_updates_and_goes_back_on_a_real_engine() {
                 assert_eq!(failed.exit_code, Some(3));
             }
         }
-        foreign_runs(&engine);
+        foreign_runs(engine);
         // Nothing but volumes is left after a removal.
         let mut away = order(5, 1, Service::default());
         away.want = Want::Remove;
         node.order(away);
         assert_eq!(node.result(5).await.outcome, ChangeOutcome::Succeeded);
-        assert_eq!(all(&engine), 0);
+        assert_eq!(all(engine), 0);
         let networks = engine.docker(&["network", "ls", "-q", "--filter", "label=flotilla.node"]);
         assert_eq!(networks, "");
     }));
-    foreign_runs(&engine);
+    foreign_runs(engine);
+}
+
+#[test]
+fn deploy_takes_no_network_or_volume_that_is_another_agents() {
+    let Some((engine, node)) = prepared() else {
+        return;
+    };
+    let with_volume = |generation, name: &str| {
+        let mut service = service("docker.io/library/good:1");
+        let mount = Mount {
+            source: MountSource::Volume(name.to_owned()),
+            read_only: false,
+        };
+        service.mounts = [("/kept".to_owned(), mount)].into();
+        let mut desired = order(generation, 1, service);
+        if let Want::Run(target) = &mut desired.want {
+            target.spec.volumes = [(name.to_owned(), Volume::default())].into();
+        }
+        desired
+    };
+    let another = "--label=flotilla.node=aaaaaaaaaaaaaaaa";
+    engine.docker(&["volume", "create", another, "flotilla-web-theirs"]);
+    engine.docker(&["volume", "create", "flotilla-web-by-hand"]);
+    runtime().block_on(node.live(async {
+        node.order(with_volume(1, "theirs"));
+        let result = node.result(1).await;
+        assert_eq!(
+            result.code.as_deref(),
+            Some("workload.start_failed"),
+            "{result:?}"
+        );
+        assert!(result.detail.contains("another agent"), "{result:?}");
+        assert_eq!(all(&engine), 0);
+        // One that a hand filled before is taken.
+        node.order(with_volume(2, "by-hand"));
+        let result = node.result(2).await;
+        assert_eq!(result.outcome, ChangeOutcome::Succeeded, "{result:?}");
+
+        // The network's name has a hash in it, so it is learnt from the engine.
+        let named = ["network", "ls", "--format", "{{.Name}}", "--filter"];
+        let list = [&named[..], &["label=flotilla.node"]].concat();
+        let network = engine.docker(&list);
+        let mut away = order(3, 1, Service::default());
+        away.want = Want::Remove;
+        node.order(away);
+        assert_eq!(node.result(3).await.outcome, ChangeOutcome::Succeeded);
+        engine.docker(&["network", "create", another, &network]);
+        node.order(with_volume(4, "by-hand"));
+        let result = node.result(4).await;
+        assert!(result.detail.contains(&network), "{result:?}");
+        assert!(result.detail.contains("name_prefix"), "{result:?}");
+        assert_eq!(all(&engine), 0);
+    }));
 }
 
 #[test]
@@ -526,6 +595,43 @@ fn deploy_survives_kills_of_the_agent_at_any_time() {
     }
     let generations: Vec<u64> = node.results().iter().map(|r| r.generation).collect();
     assert_eq!(generations, [1, 2, 3]);
+    foreign_runs(&engine);
+}
+
+#[test]
+fn deploy_names_a_full_disk_and_works_once_there_is_space() {
+    let Some(disk) = SmallDisk::new(128) else {
+        return;
+    };
+    let Some(engine) = Engine::start_on(&disk) else {
+        return;
+    };
+    let (engine, node) = prepared_on(engine);
+    let Some(_registry) = engine.registry(5000) else {
+        return;
+    };
+    let image = "127.0.0.1:5000/large:1";
+    engine.image_with(image, GOOD, 24);
+    engine.docker(&["push", image]);
+    engine.docker(&["rmi", image]);
+    runtime().block_on(node.live(async {
+        with_revision_1(&node, service("docker.io/library/good:1")).await;
+        let spare = disk.path().join("spare");
+        std::fs::write(&spare, vec![0; 8 << 20]).unwrap();
+        disk.fill();
+        std::fs::remove_file(&spare).unwrap();
+        node.order(order(2, 2, service(image)));
+        let result = node.result(2).await;
+        assert_eq!(result.outcome, ChangeOutcome::Reverted, "{result:?}");
+        assert_eq!(result.code.as_deref(), Some("image.unavailable"));
+        assert!(result.detail.contains("no space left"), "{result:?}");
+        assert_eq!(running(&engine), ["flotilla-web-web-1"]);
+        disk.relieve();
+        node.order(order(3, 3, service(image)));
+        let result = node.result(3).await;
+        assert_eq!(result.outcome, ChangeOutcome::Succeeded, "{result:?}");
+        assert_eq!(running(&engine), ["flotilla-web-web-3"]);
+    }));
     foreign_runs(&engine);
 }
 

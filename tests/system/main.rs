@@ -24,6 +24,8 @@ mod disk;
 #[cfg(test)]
 mod docker;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod external_broker;
 #[cfg(test)]
 mod fleet;

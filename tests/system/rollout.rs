@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::fleet;
 
 /// A container engine and an agent each take a while on a small machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Flags that make a rollout short: a canary, then the rest.
 const QUICK: [&str; 8] = [
@@ -30,40 +30,45 @@ const QUICK: [&str; 8] = [
     "30s",
 ];
 
-/// Two nodes, each with an engine of its own, and a controller.
-struct World {
-    controller: Controller,
-    engines: Vec<Engine>,
+/// Nodes on engines, and a controller.
+pub(crate) struct World {
+    pub(crate) controller: Controller,
+    pub(crate) engines: Vec<Engine>,
     /// They end when the world does.
-    _agents: Vec<Agent>,
+    pub(crate) agents: Vec<Agent>,
 }
 
 impl World {
-    /// None when there is no Docker here.
+    /// Two nodes, each with an engine of its own; none when there is no Docker here.
     fn start() -> Option<World> {
-        let engines = [Engine::start()?, Engine::start()?];
+        let engines = vec![Engine::start()?, Engine::start()?];
+        let sockets: Vec<String> = engines.iter().map(configuration).collect();
+        Some(World::with(engines, &sockets))
+    }
+
+    /// A node for each agent's configuration.
+    pub(crate) fn with(engines: Vec<Engine>, configurations: &[String]) -> World {
         let controller = Plan::nodes(0).start();
         let cli = controller.cli();
         let mut agents = Vec::new();
-        for (index, engine) in engines.iter().enumerate() {
+        for (index, configuration) in configurations.iter().enumerate() {
             let name = format!("ship-{index}");
             let mut agent = Agent::new(&name).joined(&fleet::token(&cli));
-            let socket = engine.socket().display().to_string();
-            agent.configure(&format!("[docker]\nsocket = {socket:?}\n"));
+            agent.configure(configuration);
             agent.start();
             agents.push(agent);
         }
-        for index in 0..agents.len() {
-            fleet::await_up(&cli, &format!("ship-{index}"));
+        for agent in &agents {
+            fleet::await_up(&cli, agent.name());
         }
-        Some(World {
+        World {
             controller,
-            engines: engines.into(),
-            _agents: agents,
-        })
+            engines,
+            agents,
+        }
     }
 
-    fn cli(&self) -> Cli {
+    pub(crate) fn cli(&self) -> Cli {
         self.controller.cli()
     }
 
@@ -83,7 +88,7 @@ impl World {
         );
     }
 
-    fn compose(&self, text: &str) -> PathBuf {
+    pub(crate) fn compose(&self, text: &str) -> PathBuf {
         let file = self.controller.scratch().join("compose.yaml");
         fs::write(&file, text).unwrap();
         file
@@ -101,7 +106,12 @@ impl World {
     }
 }
 
-fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
+/// The agent's configuration by which it uses an engine.
+pub(crate) fn configuration(engine: &Engine) -> String {
+    format!("[docker]\nsocket = {:?}\n", engine.socket())
+}
+
+pub(crate) fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
     let file = file.display().to_string();
     let mut all = vec!["deploy", "apply", "-f", &file, "--name", "web", "--on", "*"];
     all.extend(["--yes"]);
@@ -112,14 +122,14 @@ fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
 }
 
 /// Waits for a rollout's end, and gives how it ended.
-fn ended(cli: &Cli, rollout: &str) -> Value {
+pub(crate) fn ended(cli: &Cli, rollout: &str) -> Value {
     wait::until("the rollout ends", PATIENCE, || {
         let view = cli.json(&["rollout", "show", rollout]);
         (view["done"] == true).then_some(view)
     })
 }
 
-fn phases(cli: &Cli) -> Vec<(String, Value)> {
+pub(crate) fn phases(cli: &Cli) -> Vec<(String, Value)> {
     let page = cli.json(&["deploy", "status", "web"]);
     let nodes = page["nodes"].as_array().unwrap().iter();
     nodes

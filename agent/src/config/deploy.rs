@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::deployment::limit::NAME_BYTES_MAX;
+
 use super::raw::Section;
 use crate::deploy::Settings;
 use crate::deploy::settings::Login;
@@ -36,6 +38,7 @@ pub(super) fn check(section: &mut Section<'_>, socket: &Path) -> Settings {
     };
     Settings {
         rules,
+        name_prefix: name_prefix(section, &default.name_prefix),
         registry_config: section.optional_absolute_path("registry_config"),
         logins: logins(section),
         stall_timeout: section.duration(
@@ -64,6 +67,18 @@ fn roots(section: &mut Section<'_>) -> Vec<PathBuf> {
         }
     }
     roots
+}
+
+fn name_prefix(section: &mut Section<'_>, default: &str) -> String {
+    let prefix = section.text("name_prefix", default, 1..=NAME_BYTES_MAX);
+    let begins_well = prefix.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if begins_well && prefix.bytes().all(is_plain) {
+        return prefix;
+    }
+    let expected = "a letter or digit, then letters, digits and _ . -";
+    section.problem("name_prefix", &prefix, expected);
+    default.to_owned()
 }
 
 /// Each is `registry user /path/of/the/password`.

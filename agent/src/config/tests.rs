@@ -199,7 +199,7 @@ fn hosts_and_ports_split() {
 fn what_is_allowed_of_deployments_is_read_and_checked() {
     let text = "[deploy]\nprivileged = true\nhost_paths = [\"/srv\"]\n\
         cap_add = [\"cap_sys_time\"]\nregistries = [\"r.example\"]\n\
-        logins = [\"r.example me /etc/password\"]\nstall_timeout = \"5s\"\n\
+        logins = [\"r.example me /etc/password\"]\nstall_timeout = \"5s\"\nname_prefix = \"edge.1\"\n\
         [docker]\nsocket = \"/run/podman/podman.sock\"\n";
     let deploy = source(&[], &[]).check(text).unwrap().deploy;
     assert!(deploy.rules.privileged && !deploy.rules.host_network);
@@ -207,6 +207,7 @@ fn what_is_allowed_of_deployments_is_read_and_checked() {
     assert_eq!(deploy.rules.cap_add, ["SYS_TIME"]);
     assert_eq!(deploy.rules.registries, ["r.example"]);
     assert_eq!(deploy.logins[0].user, "me");
+    assert_eq!(deploy.name_prefix, "edge.1");
     assert_eq!(
         deploy.docker_socket,
         PathBuf::from("/run/podman/podman.sock")
@@ -220,4 +221,12 @@ fn what_is_allowed_of_deployments_is_read_and_checked() {
         found[0].starts_with("deploy.host_paths: \"srv\""),
         "{found:?}"
     );
+    let default = source(&[], &[]).check("").unwrap().deploy;
+    assert_eq!(default.name_prefix, "flotilla");
+    // The engine's names begin with it.
+    for bad in ["", "-web", "a/b", "a b", "é", "a".repeat(41).as_str()] {
+        let found = problems(&format!("[deploy]\nname_prefix = {bad:?}\n"), &[]);
+        assert_eq!(found.len(), 1, "{bad:?}: {found:#?}");
+        assert!(found[0].starts_with("deploy.name_prefix"), "{found:?}");
+    }
 }

@@ -60,11 +60,12 @@ where
         seed: u64,
     ) -> Self {
         let now = (shared.clocks.moment)();
+        let machine = Machine::new(&shared.hands.prefix, seed, now);
         Self {
             shared,
             records,
             nudge,
-            machine: Machine::new(seed, now),
+            machine,
             told: None,
             told_at: Tick::default(),
             owes: false,

@@ -15,7 +15,7 @@ use super::fetch::{self, Fetcher};
 use super::files::{Files, resolve};
 use super::{ContainerRuntime, Make, Note, Query, Settings};
 use crate::dependency::{Dependencies, Dependency};
-use crate::domain::deployment::goal::{Goal, file_copy, registry};
+use crate::domain::deployment::goal::{Goal, file_copy, registry, stem};
 use crate::domain::deployment::machine::{Class, StepError};
 use crate::domain::deployment::observed::{FileCopy, Observed, Owner};
 use crate::domain::deployment::plan::Step;
@@ -36,6 +36,8 @@ const SOCKETS: [&str; 4] = [
 /// What steps are carried out with.
 pub(super) struct Hands<R, F> {
     pub(super) node: NodeId,
+    /// What the engine's names begin with; it stays while the agent runs.
+    pub(super) prefix: String,
     pub(super) runtime: R,
     pub(super) fetcher: F,
     pub(super) files: Files,
@@ -61,13 +63,14 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
     /// What there is of a deployment.
     pub(super) async fn observe(&self, record: &Record) -> Result<Observed, StepError> {
         let deployment = record.desired.deployment;
+        let stem = self.stem(record);
         let mut query = Query::default();
         for target in record
             .wanted()
             .into_iter()
             .chain(record.committed.as_deref())
         {
-            let goal = Goal::new(&record.desired.name, target);
+            let goal = Goal::new(&stem, target);
             query
                 .images
                 .extend(goal.services.values().map(|wanted| wanted.image.clone()));
@@ -83,6 +86,10 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
         let mut observed = self.guarded(&Dependency::Engine, look).await?;
         observed.files = self.files.copies(deployment);
         Ok(observed)
+    }
+
+    fn stem(&self, record: &Record) -> String {
+        stem(&self.prefix, &record.desired.name)
     }
 
     /// Carries a step out.
@@ -138,6 +145,7 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
 
     async fn step(&self, record: &Record, step: &Step, note: Note<'_>) -> Result<(), StepError> {
         let deployment = record.desired.deployment;
+        let stem = self.stem(record);
         match step {
             Step::FetchImage { revision, service } => {
                 let target = target(record, *revision)?;
@@ -152,19 +160,19 @@ impl<R: ContainerRuntime, F: Fetcher> Hands<R, F> {
                 self.fetch_file(deployment, target, file, copy).await
             }
             Step::CreateNetwork { revision, name } => {
-                let goal = Goal::new(&record.desired.name, target(record, *revision)?);
+                let goal = Goal::new(&stem, target(record, *revision)?);
                 let networks = goal.networks();
                 let network = networks.get(name).ok_or_else(|| unknown(name))?;
                 self.runtime.create_network(deployment, name, network).await
             }
             Step::CreateVolume { revision, name } => {
-                let goal = Goal::new(&record.desired.name, target(record, *revision)?);
+                let goal = Goal::new(&stem, target(record, *revision)?);
                 let volumes = goal.volumes();
                 let volume = volumes.get(name).ok_or_else(|| unknown(name))?;
                 self.runtime.create_volume(deployment, name, volume).await
             }
             Step::Create { revision, service } => {
-                let goal = Goal::new(&record.desired.name, target(record, *revision)?);
+                let goal = Goal::new(&stem, target(record, *revision)?);
                 self.create(deployment, &goal, service).await
             }
             Step::Start { id, .. } => self.runtime.start(id).await,

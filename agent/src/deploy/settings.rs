@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::domain::deployment::rules::Rules;
 
+/// What the engine's names begin with where the node says nothing.
+const NAME_PREFIX: &str = "flotilla";
+
 /// Who logs in at a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
@@ -21,6 +24,9 @@ pub struct Login {
 pub struct Settings {
     /// What is allowed.
     pub rules: Rules,
+    /// What the engine's names of containers, networks and volumes begin with. It is
+    /// read when the agent starts.
+    pub name_prefix: String,
     /// A Docker `config.json` with logins at registries.
     pub registry_config: Option<PathBuf>,
     /// Further logins, which win.
@@ -36,6 +42,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             rules: Rules::default(),
+            name_prefix: NAME_PREFIX.to_owned(),
             registry_config: None,
             logins: Vec::new(),
             stall_timeout: Duration::from_secs(60),

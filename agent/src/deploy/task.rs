@@ -94,9 +94,11 @@ where
         seed,
         stop,
     } = context;
+    let prefix = settings.borrow().name_prefix.clone();
     let shared = Arc::new(Shared {
         hands: Hands {
             node,
+            prefix,
             runtime,
             fetcher,
             files,

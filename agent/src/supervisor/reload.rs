@@ -74,6 +74,9 @@ impl Context {
         if held.uplink.controllers != fresh.uplink.controllers {
             fixed.push("uplink.controllers");
         }
+        if held.deploy.name_prefix != fresh.deploy.name_prefix {
+            fixed.push("deploy.name_prefix");
+        }
         let target = Target {
             brokers: target_brokers(&fresh, &self.brokers),
             proxy: fresh.uplink.proxy.clone().map(|proxy| (proxy, password)),

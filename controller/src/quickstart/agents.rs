@@ -156,6 +156,12 @@ impl Agent {
         self.pid.load(Ordering::Relaxed) != 0
     }
 
+    /// What its containers' names begin with: all agents here share one engine.
+    fn name_prefix(&self) -> String {
+        let number = self.dir.file_name().unwrap_or_default();
+        format!("flotilla-node-{}", number.to_string_lossy())
+    }
+
     pub(super) fn log_file(&self) -> PathBuf {
         log_file(&self.dir)
     }
@@ -193,6 +199,7 @@ impl Agent {
             .arg(state_dir(&self.dir))
             .arg("--runtime-dir")
             .arg(runtime_dir(&self.dir))
+            .env("FLOTILLA_AGENT_DEPLOY_NAME_PREFIX", self.name_prefix())
             .spawn()?;
         let pid = child.id().unwrap_or_default();
         self.pid.store(pid, Ordering::Relaxed);

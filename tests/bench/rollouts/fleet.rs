@@ -81,7 +81,7 @@ impl Fleet {
                 present: true,
             })
             .collect();
-        let plan = Plan::new(rollout, params, &candidates);
+        let plan = Plan::new(rollout.as_bytes(), params, &candidates);
         Self {
             plan,
             rollout,

@@ -7,7 +7,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HealthStatusEnum,
-    RestartPolicyNameEnum,
+    NetworkInspect, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, LogsOptionsBuilder,
@@ -146,6 +146,26 @@ impl Engine {
             .collect())
     }
 
+    /// The network of a name.
+    pub(super) async fn network(
+        &self,
+        docker: &Docker,
+        name: &str,
+    ) -> Result<Option<NetworkInspect>, StepError> {
+        let name = checked(name)?;
+        let call = async {
+            there(
+                docker
+                    .inspect_network(
+                        name,
+                        None::<bollard::query_parameters::InspectNetworkOptions>,
+                    )
+                    .await,
+            )
+        };
+        self.within(CALL, "inspect a network", call).await
+    }
+
     async fn volumes(
         &self,
         docker: &Docker,
@@ -155,7 +175,9 @@ impl Engine {
         for name in wanted {
             let checked = checked(name)?;
             let call = async { there(docker.inspect_volume(checked).await) };
-            if self.within(CALL, "inspect a volume", call).await?.is_some() {
+            let there = self.within(CALL, "inspect a volume", call).await?;
+            // Another agent's is not there for us; one made by hand is meant for us.
+            if there.is_some_and(|volume| self.is_ours(&volume.labels) != Some(false)) {
                 found.insert(name.clone());
             }
         }

@@ -138,7 +138,7 @@ fn endpoints(make: &Make<'_>, service: &Service) -> BTreeMap<String, EndpointSet
                 aliases: Some(names),
                 ..EndpointSettings::default()
             };
-            Some((network_name(make.goal.name, name, network), endpoint))
+            Some((network_name(make.goal.stem, name, network), endpoint))
         })
         .collect()
 }
@@ -234,7 +234,7 @@ fn mounts(make: &Make<'_>, service: &Service) -> Result<Vec<EngineMount>, StepEr
                     .get(name)
                     .ok_or_else(|| invalid(format!("there is no volume {name:?}")))?;
                 made.typ = Some(MountType::VOLUME);
-                made.source = Some(volume_name(make.goal.name, name, volume));
+                made.source = Some(volume_name(make.goal.stem, name, volume));
             }
             MountSource::Anonymous => made.typ = Some(MountType::VOLUME),
             MountSource::Tmpfs { size_bytes, mode } => {

@@ -46,6 +46,9 @@ const CLIENT_TIMEOUT_S: u64 = 600;
 /// Image digests that are remembered: those of all containers of a busy node.
 const DIGESTS_COUNT_MAX: usize = 256;
 
+/// What to do about names that are taken.
+const ADVICE: &str = "give agents that share an engine a [deploy] name_prefix each";
+
 /// The engine.
 pub struct Engine {
     node: NodeId,
@@ -142,6 +145,33 @@ impl Engine {
         ))
     }
 
+    /// Whether something is ours by its labels; none when it is no agent's.
+    fn is_ours(&self, labels: &HashMap<String, String>) -> Option<bool> {
+        let owner = labels.get(LABEL_NODE)?;
+        Some(*owner == self.node.to_string())
+    }
+
+    /// Takes a network or volume that has one of our names and is ours.
+    fn own(
+        &self,
+        kind: &str,
+        name: &str,
+        labels: &HashMap<String, String>,
+    ) -> Result<(), StepError> {
+        let whose = match self.is_ours(labels) {
+            Some(true) => return Ok(()),
+            Some(false) => "another agent made it",
+            None => "no agent made it",
+        };
+        Err(StepError {
+            code: ErrorCode::WorkloadStart,
+            class: Class::Final,
+            detail: format!(
+                "the {kind} {name} is there, and {whose}; name it as external, or {ADVICE}"
+            ),
+        })
+    }
+
     fn label_filters(&self, deployment: Option<DeploymentId>) -> HashMap<String, Vec<String>> {
         let mut labels = vec![format!("{LABEL_NODE}={}", self.node)];
         labels.extend(deployment.map(|id| format!("{LABEL_DEPLOYMENT}={id}")));
@@ -175,6 +205,17 @@ fn or_gone(result: Result<(), Error>) -> Result<(), Error> {
             status_code: 404, ..
         }) => Ok(()),
         other => other,
+    }
+}
+
+/// Says what to do about a container's name that someone else has.
+fn or_taken(error: StepError) -> StepError {
+    if !error.detail.contains("already in use by") {
+        return error;
+    }
+    StepError {
+        detail: format!("{}; {ADVICE}", error.detail),
+        ..error
     }
 }
 
@@ -221,6 +262,10 @@ impl ContainerRuntime for Engine {
         network: &Network,
     ) -> Result<(), StepError> {
         let docker = self.docker().await?;
+        // Old engines make a second one of a name that is taken.
+        if let Some(taken) = self.network(&docker, name).await? {
+            return self.own("network", name, &taken.labels.unwrap_or_default());
+        }
         let request = make::network(name, network, self.labels(deployment));
         let call = docker.create_network(request);
         self.within(CALL, "make a network", call).await?;
@@ -236,8 +281,9 @@ impl ContainerRuntime for Engine {
         let docker = self.docker().await?;
         let request = make::volume(name, volume, self.labels(deployment));
         let call = docker.create_volume(request);
-        self.within(CALL, "make a volume", call).await?;
-        Ok(())
+        // One that is there already is given back as it is.
+        let made = self.within(CALL, "make a volume", call).await?;
+        self.own("volume", name, &made.labels)
     }
 
     async fn create(&self, make: &Make<'_>) -> Result<(), StepError> {
@@ -246,7 +292,8 @@ impl ContainerRuntime for Engine {
         let (body, further) = make::container(make)?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let call = docker.create_container(Some(options), body);
-        let made = self.within(START, "make a container", call).await?;
+        let made = self.within(START, "make a container", call).await;
+        let made = made.map_err(or_taken)?;
         for request in further(&made.id) {
             let (network, request) = request;
             let call = docker.connect_network(checked(&network)?, request);

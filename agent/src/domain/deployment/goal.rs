@@ -30,8 +30,8 @@ const ARCHIVE_REPOSITORY: &str = "flotilla-archive";
 /// A revision as it is to be on a node.
 #[derive(Clone, Debug)]
 pub struct Goal<'a> {
-    /// The deployment's name.
-    pub name: &'a str,
+    /// What the engine's names of its objects begin with.
+    pub stem: &'a str,
     /// The revision.
     pub target: &'a Target,
     /// Each service's container.
@@ -52,9 +52,9 @@ pub struct Wanted<'a> {
 }
 
 impl<'a> Goal<'a> {
-    /// What `target` of the deployment `name` means.
+    /// What `target` means, for objects whose names begin with `stem`.
     #[must_use]
-    pub fn new(name: &'a str, target: &'a Target) -> Self {
+    pub fn new(stem: &'a str, target: &'a Target) -> Self {
         let spec = &target.spec;
         let services = spec
             .services
@@ -62,7 +62,7 @@ impl<'a> Goal<'a> {
             .map(|(service_name, service)| {
                 let wanted = Wanted {
                     service,
-                    hash: service_hash(name, spec, service),
+                    hash: service_hash(stem, spec, service),
                     image: image_handle(&service.image),
                 };
                 (service_name.as_str(), wanted)
@@ -74,7 +74,7 @@ impl<'a> Goal<'a> {
             .starting_order()
             .unwrap_or_else(|_| spec.services.keys().map(String::as_str).collect());
         Self {
-            name,
+            stem,
             target,
             services,
             order,
@@ -84,7 +84,7 @@ impl<'a> Goal<'a> {
     /// The name of a service's container.
     #[must_use]
     pub fn container_name(&self, service: &str) -> String {
-        container_name(self.name, service, self.target.revision)
+        container_name(self.stem, service, self.target.revision)
     }
 
     /// The networks that the services use: the engine's name, the definition, and
@@ -100,7 +100,7 @@ impl<'a> Goal<'a> {
             })
             .flatten()
             .filter_map(|name| Some((name, spec.networks.get(name)?)))
-            .map(|(name, network)| (network_name(self.name, name, network), network))
+            .map(|(name, network)| (network_name(self.stem, name, network), network))
             .collect()
     }
 
@@ -115,7 +115,7 @@ impl<'a> Goal<'a> {
                 MountSource::Volume(name) => Some((name, spec.volumes.get(name)?)),
                 MountSource::Bind(_) | MountSource::Anonymous | MountSource::Tmpfs { .. } => None,
             })
-            .map(|(name, volume)| (volume_name(self.name, name, volume), volume))
+            .map(|(name, volume)| (volume_name(self.stem, name, volume), volume))
             .collect()
     }
 
@@ -134,7 +134,7 @@ impl<'a> Goal<'a> {
     pub fn settings(&self, service: &str, wanted: &Wanted<'_>, revision: u32) -> Settings {
         let resources = wanted.service.resources;
         Settings {
-            name: container_name(self.name, service, revision),
+            name: container_name(self.stem, service, revision),
             memory_bytes: resources.memory_bytes.unwrap_or(0),
             memory_reservation_bytes: resources.memory_reservation_bytes.unwrap_or(0),
             nano_cpus: resources.nano_cpus.unwrap_or(0),
@@ -152,7 +152,7 @@ impl<'a> Goal<'a> {
                 .keys()
                 .filter_map(|name| {
                     let network = self.target.spec.networks.get(name)?;
-                    Some(network_name(self.name, name, network))
+                    Some(network_name(self.stem, name, network))
                 })
                 .collect(),
             NetworkMode::None | NetworkMode::Host => BTreeSet::new(),
@@ -169,36 +169,39 @@ impl<'a> Goal<'a> {
     }
 }
 
+/// What the engine's names of a deployment's containers, networks and volumes begin
+/// with. The prefix is the agent's own, so that several agents can share an engine.
+#[must_use]
+pub fn stem(prefix: &str, deployment: &str) -> String {
+    format!("{prefix}-{deployment}")
+}
+
 /// The name of a service's container in a revision.
 #[must_use]
-pub fn container_name(deployment: &str, service: &str, revision: u32) -> String {
-    format!("flotilla-{deployment}-{service}-{revision}")
+pub fn container_name(stem: &str, service: &str, revision: u32) -> String {
+    format!("{stem}-{service}-{revision}")
 }
 
 /// The engine's name of a network. It changes with the definition, since an
 /// engine cannot change a network that is in use.
 #[must_use]
-pub fn network_name(deployment: &str, name: &str, network: &Network) -> String {
+pub fn network_name(stem: &str, name: &str, network: &Network) -> String {
     match &network.external {
         Some(external) => external.clone(),
         None => {
             let hash: String = hash(network).chars().take(NETWORK_HASH_CHARS).collect();
-            format!("flotilla-{deployment}-{name}-{hash}")
+            format!("{stem}-{name}-{hash}")
         }
     }
 }
 
 /// The engine's name of a volume, the same in every revision.
 #[must_use]
-pub fn volume_name(
-    deployment: &str,
-    name: &str,
-    volume: &protocol::deployment::spec::Volume,
-) -> String {
+pub fn volume_name(stem: &str, name: &str, volume: &protocol::deployment::spec::Volume) -> String {
     volume
         .external
         .clone()
-        .unwrap_or_else(|| format!("flotilla-{deployment}-{name}"))
+        .unwrap_or_else(|| format!("{stem}-{name}"))
 }
 
 /// The copy of a file that a mount needs.
@@ -245,13 +248,13 @@ pub fn registry(reference: &str) -> &str {
     reference.split_once('/').map_or("", |(first, _)| first)
 }
 
-fn service_hash(deployment: &str, spec: &Spec, service: &Service) -> String {
+fn service_hash(stem: &str, spec: &Spec, service: &Service) -> String {
     let networks: BTreeMap<&String, String> = match &service.network {
         NetworkMode::Networks(names) => names
             .keys()
             .filter_map(|name| {
                 let network = spec.networks.get(name)?;
-                Some((name, network_name(deployment, name, network)))
+                Some((name, network_name(stem, name, network)))
             })
             .collect(),
         NetworkMode::None | NetworkMode::Host => BTreeMap::new(),

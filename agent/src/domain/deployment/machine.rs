@@ -27,7 +27,7 @@ use protocol::deployment::desired::{Cause, Target, Want};
 use protocol::deployment::observed::{ChangeOutcome, Phase, Workload};
 use protocol::time::UnixMillis;
 
-use super::goal::Goal;
+use super::goal::{Goal, stem};
 use super::observed::{Container, Health, Observed, Run};
 use super::plan::{Aim, End, Hints, Plan, Step, choose, end_of, plan};
 use super::record::{Failure, Record, Stage, Transition};
@@ -136,6 +136,8 @@ struct Repairs {
 
 /// The machine. See the module's documentation.
 pub struct Machine {
+    /// What the engine's names begin with.
+    prefix: String,
     course: Course,
     /// Since when everything is healthy, and which runs of which containers.
     healthy: Option<(Tick, Vec<Lived>)>,
@@ -160,10 +162,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that has seen nothing. The seed fixes the jitter of its pauses.
+    /// A machine that has seen nothing. `prefix` is what the engine's names begin
+    /// with; the seed fixes the jitter of its pauses.
     #[must_use]
-    pub fn new(seed: u64, now: Moment) -> Self {
+    pub fn new(prefix: &str, seed: u64, now: Moment) -> Self {
         Self {
+            prefix: prefix.to_owned(),
             course: Course {
                 progress_at: now.tick,
                 ..Course::default()
@@ -369,12 +373,12 @@ impl Machine {
         let Some(target) = record.wanted() else {
             return self.remove(record, observed, now, at);
         };
-        let name = record.desired.name.as_str();
-        let goal = Goal::new(name, target);
+        let stem = self.stem(record);
+        let goal = Goal::new(&stem, target);
         let committed = record
             .committed
             .as_deref()
-            .map(|kept| Goal::new(name, kept));
+            .map(|kept| Goal::new(&stem, kept));
         let spare = committed.as_ref().filter(|_| !self.course.verified);
         let mut planned = self.plan(Some(&goal), spare, observed, now);
         let changed = planned.changed.clone();
@@ -442,11 +446,11 @@ impl Machine {
         now: Moment,
         at: UnixMillis,
     ) -> Decision {
-        let name = record.desired.name.as_str();
+        let stem = self.stem(record);
         let goal = record
             .committed
             .as_deref()
-            .map(|kept| Goal::new(name, kept));
+            .map(|kept| Goal::new(&stem, kept));
         if let Some(goal) = &goal {
             self.revive_stopped(goal, observed);
         }
@@ -488,7 +492,7 @@ impl Machine {
 
     /// What runs is kept as it is meant to be.
     fn keep_up(&mut self, record: &Record, observed: &Observed, now: Moment) -> Decision {
-        let name = record.desired.name.as_str();
+        let stem = self.stem(record);
         let (meant, failure) = match &record.stage {
             Stage::Settled(ChangeOutcome::Succeeded, _) | Stage::AwaitingCommit => {
                 (record.wanted(), None)
@@ -503,7 +507,7 @@ impl Machine {
             }
             Stage::New | Stage::Changing | Stage::Reverting(_) => (None, None),
         };
-        let goal = meant.map(|target| Goal::new(name, target));
+        let goal = meant.map(|target| Goal::new(&stem, target));
         if record.disturbed
             && let Some(goal) = &goal
         {
@@ -530,6 +534,10 @@ impl Machine {
             steps: planned.steps,
             ..Decision::default()
         }
+    }
+
+    fn stem(&self, record: &Record) -> String {
+        stem(&self.prefix, &record.desired.name)
     }
 
     fn crashes(&self, container: &Container) -> u32 {

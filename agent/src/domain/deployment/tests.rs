@@ -212,7 +212,7 @@ proptest! {
         nothing_wanted in prop::bool::weighted(0.2),
     ) {
         let (old, new) = (target(1, spec(&["a", "b", "c"])), target(2, spec(&["a", "x", "y"])));
-        let (old, new) = (Goal::new("shop", &old), Goal::new("shop", &new));
+        let (old, new) = (Goal::new("flotilla-shop", &old), Goal::new("flotilla-shop", &new));
         let mut observed = observation(&[&old, &new], &containers);
         let before: Vec<Container> =
             observed.containers.iter().filter(|c| c.owner.is_none()).cloned().collect();
@@ -331,7 +331,9 @@ fn a_hash_covers_what_a_container_is_made_from_and_not_what_is_empty() {
         let mut spec = spec(&["a", "b", "c"]);
         change(&mut spec);
         let target = target(1, spec);
-        Goal::new("shop", &target).services["web"].hash.clone()
+        Goal::new("flotilla-shop", &target).services["web"]
+            .hash
+            .clone()
     };
     let plain = hash(&|_| {});
     // Changed by a new way of hashing, every container of every node is made anew.

@@ -103,6 +103,7 @@ async fn a_project_is_planned_applied_steered_and_looked_at() {
     assert_eq!(status, 200, "{answer}");
     let rollout = answer["rollout"]["id"].as_str().unwrap().to_owned();
     assert_eq!(answer["revision"], 1);
+    assert_eq!(answer["waves"], plan["waves"], "the dry run told the truth");
     let changes = answer["changes"].as_array().unwrap();
     assert!(
         changes.iter().any(|it| it["path"] == "services.web.image"),

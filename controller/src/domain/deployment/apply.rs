@@ -346,7 +346,7 @@ fn start(
 ) -> Result<Decided, Rejection> {
     check_limits(fleet, &applied, &how.params)?;
     let rollout: RolloutId = at.ids.id(1);
-    let plan = plan(fleet, rollout, &applied.selector, how)?;
+    let plan = plan(fleet, &applied, how)?;
     let started = RolloutStarted {
         rollout,
         deployment: applied.deployment,
@@ -374,12 +374,8 @@ fn start(
 ///
 /// # Errors
 /// When no node is meant, or more than the parameters allow.
-pub fn plan(
-    fleet: &Fleet,
-    rollout: RolloutId,
-    selector: &Selector,
-    how: &How,
-) -> Result<Plan, Rejection> {
+pub fn plan(fleet: &Fleet, applied: &DeploymentApplied, how: &How) -> Result<Plan, Rejection> {
+    let selector = &applied.selector;
     let nodes: Vec<Candidate<'_>> = candidates(fleet, selector)
         .map(|node| Candidate {
             node: node.id,
@@ -400,7 +396,9 @@ pub fn plan(
             how.params.targets_max
         )));
     }
-    Ok(Plan::new(rollout, &how.params, &nodes))
+    // Neither the name nor the number changes between a dry run and the change.
+    let seed = format!("{}\0{}", applied.name, applied.revision);
+    Ok(Plan::new(seed.as_bytes(), &how.params, &nodes))
 }
 
 fn check_limits(

@@ -100,7 +100,7 @@ pub(super) fn started(params: &Params, nodes: &[u16]) -> (RolloutStarted, Plan) 
             present: true,
         })
         .collect();
-    let plan = Plan::new(ROLLOUT, params, &candidates);
+    let plan = Plan::new(ROLLOUT.as_bytes(), params, &candidates);
     let event = RolloutStarted {
         rollout: ROLLOUT,
         deployment: DeploymentId::from_bytes([4; 10]),

@@ -1,8 +1,9 @@
 //! Who is in which wave.
 //!
-//! Nodes are ordered by a digest of the rollout's and their own id: as good as a
-//! shuffle, the same whenever it is computed, and different for each rollout, so
-//! that it is not always the same nodes that go first. Where the budget groups
+//! Nodes are ordered by a digest of a seed and their own id: as good as a shuffle,
+//! the same whenever it is computed, so that a dry run tells the truth. Each
+//! revision has a seed of its own, so that it is not always the same nodes that go
+//! first. Where the budget groups
 //! nodes by labels, every wave gets its share of each group, and the first wave
 //! takes one node of each group in turn, so that a canary is not all one site.
 //! The first wave prefers nodes that are there: a canary that is away proves
@@ -13,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::id::{NodeId, RolloutId};
+use protocol::id::NodeId;
 use protocol::label::Labels;
 use protocol::time::UnixMillis;
 
@@ -52,8 +53,8 @@ pub struct Planned {
 impl Plan {
     /// Plans a rollout to some nodes.
     #[must_use]
-    pub fn new(rollout: RolloutId, params: &Params, candidates: &[Candidate<'_>]) -> Self {
-        let mut order = spread(rollout, params, candidates);
+    pub fn new(seed: &[u8], params: &Params, candidates: &[Candidate<'_>]) -> Self {
+        let mut order = spread(seed, params, candidates);
         let total = u32::try_from(order.len()).unwrap_or(u32::MAX);
         let mut waves = Vec::new();
         for wave in &params.waves {
@@ -121,13 +122,10 @@ struct Place {
 }
 
 /// The candidates so that every stretch of the order has its share of each group.
-fn spread(rollout: RolloutId, params: &Params, candidates: &[Candidate<'_>]) -> Vec<Place> {
+fn spread(seed: &[u8], params: &Params, candidates: &[Candidate<'_>]) -> Vec<Place> {
     let mut groups: BTreeMap<String, Vec<(Digest, &Candidate<'_>)>> = BTreeMap::new();
     for candidate in candidates {
-        let chance = Digest::of(
-            "flotilla rollout order",
-            &[rollout.as_bytes(), candidate.node.as_bytes()],
-        );
+        let chance = Digest::of("flotilla rollout order", &[seed, candidate.node.as_bytes()]);
         groups
             .entry(params.budget.group(candidate.labels))
             .or_default()
@@ -181,7 +179,7 @@ mod tests {
     use super::*;
     use crate::domain::given::node_id;
 
-    const ROLLOUT: RolloutId = RolloutId::from_bytes([9; 10]);
+    const SEED: &[u8] = &[9; 10];
 
     fn labels(site: &str) -> Labels {
         Labels::from_pairs([("site".to_owned(), site.to_owned())]).unwrap()
@@ -202,7 +200,7 @@ mod tests {
                 present: true,
             })
             .collect();
-        Plan::new(ROLLOUT, &Params::default(), &candidates).sizes()
+        Plan::new(SEED, &Params::default(), &candidates).sizes()
     }
 
     #[test]
@@ -233,7 +231,7 @@ mod tests {
                 present: n % 5 != 0,
             })
             .collect();
-        let plan = Plan::new(ROLLOUT, &by_site(), &candidates);
+        let plan = Plan::new(SEED, &by_site(), &candidates);
         let sites: BTreeSet<&str> = plan.waves[0].iter().map(|p| p.group.as_str()).collect();
         assert_eq!(sites.len(), 3, "{:?}", plan.waves[0]);
         let away: Vec<NodeId> = (0..100).step_by(5).map(node_id).collect();
@@ -260,10 +258,9 @@ mod tests {
                     present: *present,
                 })
                 .collect();
-            let rollout = RolloutId::from_bytes(seed);
-            let plan = Plan::new(rollout, &by_site(), &candidates);
+            let plan = Plan::new(&seed, &by_site(), &candidates);
             candidates.reverse();
-            prop_assert_eq!(&Plan::new(rollout, &by_site(), &candidates), &plan);
+            prop_assert_eq!(&Plan::new(&seed, &by_site(), &candidates), &plan);
             let members: Vec<NodeId> = plan.waves.iter().flatten().map(|p| p.node).collect();
             let distinct: BTreeSet<NodeId> = members.iter().copied().collect();
             prop_assert_eq!(members.len(), sites.len());

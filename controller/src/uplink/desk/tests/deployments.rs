@@ -108,7 +108,7 @@ impl Fleetlet {
                 present: true,
             })
             .collect();
-        let plan = Plan::new(rollout, &params, &candidates);
+        let plan = Plan::new(rollout.as_bytes(), &params, &candidates);
         let targets = plan.waves.iter().flatten().map(|member| member.node);
         self.world.record_for(
             Event::RolloutStarted(RolloutStarted {
