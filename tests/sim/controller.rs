@@ -563,6 +563,7 @@ impl Machine {
                 DeskEvent::Gone(deployment) => {
                     Operation::ForgetDeployment(ForgetDeployment { deployment })
                 }
+                DeskEvent::DrainOver(end) => Operation::EndDrain(end),
                 DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
                 DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
                 DeskEvent::PolicyAhead { epoch, .. } => {

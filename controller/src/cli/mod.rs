@@ -22,6 +22,7 @@ mod follow;
 mod metrics;
 mod node;
 mod rollout;
+mod service;
 mod support;
 mod token;
 mod trust;

@@ -21,9 +21,9 @@ use crate::domain::deployment::content::{
 };
 use crate::domain::deployment::event::{DeploymentApplied, DeploymentForgotten, DeploymentRemoved};
 use crate::domain::fleet::event::{
-    IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved, NodeCertified,
-    NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked, TokenCreated, TokenRevoked,
-    TrustPublished,
+    DrainEnded, DrainStarted, IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved,
+    NodeCertified, NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked,
+    NodesCordoned, NodesUncordoned, TokenCreated, TokenRevoked, TrustPublished,
 };
 use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
@@ -57,6 +57,18 @@ pub enum Event {
     /// A node took another's place.
     #[serde(rename = "node.replaced")]
     NodeReplaced(NodeReplaced),
+    /// Nodes were taken out of service.
+    #[serde(rename = "node.cordoned")]
+    NodesCordoned(NodesCordoned),
+    /// Nodes were put into service again.
+    #[serde(rename = "node.uncordoned")]
+    NodesUncordoned(NodesUncordoned),
+    /// The workloads of nodes are to be taken away.
+    #[serde(rename = "node.drain_started")]
+    DrainStarted(DrainStarted),
+    /// A drain ended.
+    #[serde(rename = "node.drain_ended")]
+    DrainEnded(DrainEnded),
     /// A node got a certificate.
     #[serde(rename = "node.certified")]
     NodeCertified(NodeCertified),
@@ -204,6 +216,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("node.relabelled", 1),
     ("node.revoked", 1),
     ("node.replaced", 1),
+    ("node.cordoned", 1),
+    ("node.uncordoned", 1),
+    ("node.drain_started", 1),
+    ("node.drain_ended", 1),
     ("node.certified", 1),
     ("node.suspected", 1),
     ("node.resolved", 1),
@@ -274,6 +290,10 @@ impl Event {
             Self::NodeRelabelled(_) => "node.relabelled",
             Self::NodeRevoked(_) => "node.revoked",
             Self::NodeReplaced(_) => "node.replaced",
+            Self::NodesCordoned(_) => "node.cordoned",
+            Self::NodesUncordoned(_) => "node.uncordoned",
+            Self::DrainStarted(_) => "node.drain_started",
+            Self::DrainEnded(_) => "node.drain_ended",
             Self::NodeCertified(_) => "node.certified",
             Self::IdentitySuspected(_) => "node.suspected",
             Self::IdentityResolved(_) => "node.resolved",

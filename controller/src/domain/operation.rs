@@ -12,7 +12,7 @@ use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
     RemoveBreaker, overridden,
 };
-use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
+use crate::domain::command::issue::{Aim, CancelCommand, ConcludeCommand, IssueCommand, resolve};
 use crate::domain::deployment::apply::{
     ApplyDeployment, ForgetDeployment, RemoveDeployment, RollBackDeployment, touched,
 };
@@ -22,6 +22,9 @@ use crate::domain::deployment::steer::{
 };
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::admit::{AdmitNode, ApproveNode};
+use crate::domain::fleet::cordon::{
+    CordonNodes, DecommissionNodes, DrainNodes, EndDrain, UncordonNodes, meant,
+};
 use crate::domain::fleet::manage::{
     CertifyNode, RelabelNode, RenameNode, ReplaceNode, ResolveIdentity, RevokeNode, SuspectIdentity,
 };
@@ -41,6 +44,11 @@ pub enum Operation {
     RelabelNode(RelabelNode),
     RevokeNode(RevokeNode),
     ReplaceNode(ReplaceNode),
+    CordonNodes(CordonNodes),
+    UncordonNodes(UncordonNodes),
+    DrainNodes(DrainNodes),
+    DecommissionNodes(DecommissionNodes),
+    EndDrain(EndDrain),
     CertifyNode(CertifyNode),
     SuspectIdentity(SuspectIdentity),
     ResolveIdentity(ResolveIdentity),
@@ -115,6 +123,11 @@ impl Operation {
             Self::RelabelNode(_) => "node.relabel",
             Self::RevokeNode(_) => "node.revoke",
             Self::ReplaceNode(_) => "node.replace",
+            Self::CordonNodes(_) => "node.cordon",
+            Self::UncordonNodes(_) => "node.uncordon",
+            Self::DrainNodes(_) => "node.drain",
+            Self::DecommissionNodes(_) => "node.decommission",
+            Self::EndDrain(_) => "node.end_drain",
             Self::CertifyNode(_) => "node.certify",
             Self::SuspectIdentity(_) => "node.suspect",
             Self::ResolveIdentity(_) => "node.resolve",
@@ -188,9 +201,14 @@ impl Operation {
             Self::RelabelNode(asked) => on("relabel", &[asked.node]),
             Self::RevokeNode(asked) => on("revoke", &[asked.node]),
             Self::ReplaceNode(asked) => on("replace", &[asked.old, asked.new]),
+            Self::CordonNodes(asked) => out_of_service(fleet, &asked.nodes, "cordon")?,
+            Self::UncordonNodes(asked) => out_of_service(fleet, &asked.nodes, "cordon")?,
+            Self::DrainNodes(asked) => out_of_service(fleet, &asked.nodes, "drain")?,
+            Self::DecommissionNodes(asked) => out_of_service(fleet, &asked.nodes, "decommission")?,
             Self::CertifyNode(asked) => Authority::SystemOrNode(asked.node),
             Self::ResolveIdentity(asked) => on("resolve", &[asked.node]),
             Self::SuspectIdentity(_)
+            | Self::EndDrain(_)
             | Self::RaiseIncarnation(_)
             | Self::ConcludeCommand(_)
             | Self::ForgetDeployment(_)
@@ -259,6 +277,12 @@ impl Operation {
             Self::AbortRollout(asked) => steering(fleet, asked.rollout, "abort")?,
         })
     }
+}
+
+/// The permission to take nodes out of service, on every node that is meant.
+fn out_of_service(fleet: &Fleet, aim: &Aim, action: &'static str) -> Result<Authority, Rejection> {
+    let nodes = meant(fleet, aim)?.into_iter().collect();
+    Ok(Authority::Permission(Permission::of("node", action), nodes))
 }
 
 /// The permission to steer a rollout, on every node that it touches.

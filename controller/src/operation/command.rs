@@ -73,7 +73,7 @@ impl Operations {
     }
 
     /// One node by name or id, so that a typo is an error of its own; else a selector.
-    fn aim(&self, who: &Who, text: &str) -> Result<Aim, Failure> {
+    pub(super) fn aim(&self, who: &Who, text: &str) -> Result<Aim, Failure> {
         let fleet = self.engine.fleet();
         let selector = find_selector(text)?;
         let written = selector.to_string();

@@ -11,6 +11,7 @@
 //! was written ends, and ends the same.
 
 pub mod admit;
+pub mod cordon;
 pub mod event;
 pub mod manage;
 pub mod node;
@@ -195,6 +196,10 @@ impl Fleet {
                 },
             ),
             Event::NodeReplaced(event) => self.replace(event, at),
+            Event::NodesCordoned(_)
+            | Event::NodesUncordoned(_)
+            | Event::DrainStarted(_)
+            | Event::DrainEnded(_) => cordon::applied(self, &record.event, record.by, at),
             Event::NodeCertified(event) => self.change_node(event.node, |node| {
                 node.certificate = Some(event.certificate.clone());
                 node.authority = event.authority;
@@ -326,6 +331,7 @@ impl Fleet {
             certificate: None,
             authority: None,
             suspicion: None,
+            cordon: None,
             token: event.token,
             joined_at: at,
             facts: event.facts.clone(),

@@ -502,6 +502,7 @@ fn retries_are_by_class_and_nothing_resets_them() {
             node,
             labels,
             up: true,
+            withheld: None,
         });
     }
     given.says(node, failed(FailureClass::Fetch));
@@ -622,6 +623,7 @@ fn late_joiners_are_staged_held_or_served_at_once() {
             node,
             labels,
             up: true,
+            withheld: None,
         });
         given.pass(Duration::from_secs(1));
         let told = given.told(Want::Run);

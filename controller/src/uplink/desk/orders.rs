@@ -112,6 +112,17 @@ impl<S: FrameSink> Desk<S> {
                 self.order_labels(event.new, now);
                 self.relook(event.new, now);
             }
+            Event::NodesCordoned(event) => self.set_aside(&event.nodes, now),
+            Event::NodesUncordoned(event) => {
+                self.set_aside(&event.nodes, now);
+                for node in &event.nodes {
+                    self.relook(*node, now);
+                }
+            }
+            Event::DrainStarted(event) => {
+                self.set_aside(&event.nodes, now);
+                self.begin_drains(&event.nodes);
+            }
             Event::NodeRenamed(event) => {
                 self.order_labels(event.node, now);
                 self.relook(event.node, now);
@@ -157,6 +168,7 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::TokenCreated(_)
             | Event::TokenRevoked(_)
+            | Event::DrainEnded(_)
             | Event::NodeCertified(_)
             // The set itself comes from the pki, once it is in force.
             | Event::TrustPublished(_)

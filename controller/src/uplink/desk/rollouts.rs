@@ -36,6 +36,8 @@ const TICK_AT_LEAST: Duration = Duration::from_secs(5);
 /// Every state of a target, in the order in which it is gone through.
 const STATES: [TargetState; TargetState::COUNT] = [
     TargetState::Pending,
+    TargetState::Windowed,
+    TargetState::Cordoned,
     TargetState::Held,
     TargetState::Delayed,
     TargetState::Sent,
@@ -50,6 +52,7 @@ const STATES: [TargetState; TargetState::COUNT] = [
     TargetState::Failed,
     TargetState::Refused,
     TargetState::Silent,
+    TargetState::Drained,
     TargetState::Skipped,
 ];
 
@@ -177,6 +180,7 @@ impl<S: FrameSink> Desk<S> {
             due_at: now,
         };
         self.deployments.running.insert(event.rollout, running);
+        self.withhold_all(event.rollout, now);
         self.tell_breakers();
         self.tell_rollouts(now);
         // Nodes that came or went since it was planned.
@@ -369,7 +373,14 @@ impl<S: FrameSink> Desk<S> {
             if record.suspicion.is_none() && !elsewhere {
                 let up = self.deployments.up.contains(&node);
                 let labels = record.labels.clone();
-                self.step(id, Input::Joined { node, labels, up }, now);
+                let withheld = self.withheld(id, node);
+                let input = Input::Joined {
+                    node,
+                    labels,
+                    up,
+                    withheld,
+                };
+                self.step(id, input, now);
             }
         } else if !matches && takes_part {
             self.step(id, Input::Left(node), now);
@@ -562,6 +573,7 @@ fn status(machine: &Rollout, now: UnixMillis) -> RolloutStatus {
             Stand::Busy | Stand::Done => String::new(),
             Stand::Soaking { until } => format!("watching the wave until {until}"),
             Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
+            Stand::Closed => "maintenance windows of its nodes".to_owned(),
             Stand::Inconclusive(why) => why.to_string(),
         }
     } else {

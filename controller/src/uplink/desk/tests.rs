@@ -7,6 +7,7 @@
 
 mod breakers;
 mod deployments;
+mod service;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -424,6 +425,7 @@ impl World {
                 | DeskEvent::Ended { .. }
                 | DeskEvent::Decided(_)
                 | DeskEvent::Gone(_)
+                | DeskEvent::DrainOver(_)
                 | DeskEvent::Moved(_)
                 | DeskEvent::OverrideOver(_)
                 | DeskEvent::PolicyAhead { .. }

@@ -42,7 +42,7 @@ use crate::domain::rollout::event::{Decision, Kind};
 use crate::domain::rollout::pace::Pace;
 use crate::domain::rollout::params::{HaltOn, LateJoiners};
 use crate::domain::rollout::tally::Tally;
-use crate::domain::rollout::target::{Report, TargetRow, TargetState, Verdict, Want};
+use crate::domain::rollout::target::{Report, TargetRow, TargetState, Verdict, Want, Withheld};
 
 /// A decision that was asked for and has not been recorded is asked for again
 /// after this time: long enough for a slow disk, short next to a soak.
@@ -102,7 +102,18 @@ pub enum Input {
         labels: Labels,
         /// Whether its link is up.
         up: bool,
+        /// Why it is told nothing for now.
+        withheld: Option<Withheld>,
     },
+    /// A node may be told nothing for now, or may be told again.
+    Withheld {
+        /// The node.
+        node: NodeId,
+        /// Why; none when it may be told.
+        by: Option<Withheld>,
+    },
+    /// What a node has is taken away, because it is drained.
+    Drained(NodeId),
     /// A node left the fleet, or no longer matches.
     Left(NodeId),
 }
@@ -146,6 +157,26 @@ struct Target {
     up: bool,
     /// Since when the link is up or down.
     link_at: UnixMillis,
+    /// Why it is told nothing for now.
+    withheld: Option<Withheld>,
+}
+
+impl Target {
+    /// Puts a target that could be told into the state that it waits in.
+    fn wait(&mut self, now: UnixMillis) {
+        let row = &mut self.row;
+        let state = match (row.state, self.withheld) {
+            (TargetState::Drained, Some(Withheld::Cordoned)) => TargetState::Drained,
+            (_, Some(Withheld::Cordoned)) => TargetState::Cordoned,
+            (_, Some(Withheld::Windowed)) => TargetState::Windowed,
+            (_, None) => TargetState::Pending,
+        };
+        let waits = row.state == TargetState::Pending || row.state.withheld().is_some();
+        if waits && row.state != state {
+            row.state = state;
+            row.since = now;
+        }
+    }
 }
 
 /// A rollout. See the module's documentation.
@@ -183,8 +214,13 @@ impl Rollout {
             .into_iter()
             .map(|(node, row)| {
                 let up = up.contains(&node);
-                let link_at = now;
-                (node, Target { row, up, link_at })
+                let target = Target {
+                    withheld: row.state.withheld(),
+                    row,
+                    up,
+                    link_at: now,
+                };
+                (node, target)
             })
             .collect();
         let mut rollout = Self {
@@ -283,7 +319,17 @@ impl Rollout {
             Input::BreakerReset { breaker } => {
                 self.breakers.remove(&breaker);
             }
-            Input::Joined { node, labels, up } => self.joined(node, &labels, up, now),
+            Input::Joined {
+                node,
+                labels,
+                up,
+                withheld,
+            } => {
+                self.joined(node, &labels, up, now);
+                self.withhold(node, withheld, now);
+            }
+            Input::Withheld { node, by } => self.withhold(node, by, now),
+            Input::Drained(node) => self.drained(node, now),
             Input::Left(node) => self.left(node, now),
         }
     }
@@ -409,6 +455,7 @@ impl Rollout {
             row,
             up,
             link_at: now,
+            withheld: None,
         };
         self.index(node, &target);
         self.targets.insert(node, target);
@@ -428,6 +475,47 @@ impl Rollout {
                 row.verdict = None;
                 row.retry_at = None;
                 row.degraded = false;
+            });
+        }
+    }
+
+    /// Notes whether a target may be told. Does nothing else, so that all of them can
+    /// be noted before the first step.
+    pub fn withhold(&mut self, node: NodeId, by: Option<Withheld>, now: UnixMillis) {
+        let known = self
+            .targets
+            .get(&node)
+            .is_none_or(|target| target.withheld == by);
+        if !known {
+            self.change(node, true, |target| {
+                target.withheld = by;
+                target.wait(now);
+            });
+        }
+    }
+
+    /// Whether what a node has may be taken away: it takes no part, or is unavailable
+    /// already, or the budget has room.
+    #[must_use]
+    pub fn admits_drain(&self, node: NodeId) -> bool {
+        self.row(node)
+            .is_none_or(|row| row.state == TargetState::Skipped)
+            || self.fits_budget(node)
+    }
+
+    fn drained(&mut self, node: NodeId, now: UnixMillis) {
+        let takes_part = self
+            .row(node)
+            .is_some_and(|row| !matches!(row.state, TargetState::Skipped | TargetState::Drained));
+        if takes_part {
+            self.change(node, true, |target| {
+                let row = &mut target.row;
+                row.state = TargetState::Drained;
+                row.since = now;
+                row.verdict = None;
+                row.retry_at = None;
+                row.degraded = false;
+                target.withheld = Some(Withheld::Cordoned);
             });
         }
     }

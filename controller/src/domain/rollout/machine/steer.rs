@@ -27,6 +27,8 @@ pub enum Stand {
         /// When it has soaked.
         until: UnixMillis,
     },
+    /// Nodes are outside of their maintenance windows, which are waited for.
+    Closed,
     /// Nodes that are away are waited for.
     Awaiting {
         /// Until then.
@@ -85,7 +87,7 @@ impl Rollout {
             return Some(self.halted(evidence, self.course.params.on_halt));
         }
         match self.stand(now) {
-            Stand::Busy | Stand::Soaking { .. } | Stand::Awaiting { .. } => None,
+            Stand::Busy | Stand::Closed | Stand::Soaking { .. } | Stand::Awaiting { .. } => None,
             Stand::Inconclusive(why) => Some(Decision::Paused(RolloutPaused {
                 rollout: self.course.rollout,
                 step: self.course.step,
@@ -157,14 +159,27 @@ impl Rollout {
         let absent = counts.of(TargetState::Pending);
         let succeeded = counts.of(TargetState::Healthy) + counts.of(TargetState::Succeeded);
         let last = self.course.next_wave() >= self.course.wave_count;
-        let proves_nothing = of > 0 && (absent > of / 2 || succeeded == 0);
+        // One whose nodes are all out of service shows as little as one that is away.
+        let aside = counts.of(TargetState::Cordoned) + counts.of(TargetState::Drained);
+        let is_empty = of == 0 && aside == 0;
+        let away = absent + counts.of(TargetState::Windowed);
+        let proves_nothing = !is_empty && (away > of / 2 || succeeded == 0);
+        let unproven = proves_nothing && self.course.waived != Some(wave);
+        let waits_for_window = if last {
+            begun.of(TargetState::Windowed) > 0
+        } else {
+            unproven && counts.of(TargetState::Windowed) > 0
+        };
+        if waits_for_window {
+            return Stand::Closed;
+        }
         let wait_over = quiet_since.after(self.silent_deadline());
         let wanted = if last {
             begun.of(TargetState::Pending) > 0
         } else {
-            proves_nothing && self.course.waived != Some(wave)
+            unproven
         };
-        if wanted && now < wait_over {
+        if wanted && (last || of > 0) && now < wait_over {
             return Stand::Awaiting { until: wait_over };
         }
         if wanted && !last && self.course.params.on_inconclusive == OnInconclusive::Pause {
@@ -276,8 +291,13 @@ impl Rollout {
                 TargetState::Reverting,
             ]),
             recalled: of(&[TargetState::Recalled]),
-            unreached: of(&[TargetState::Pending, TargetState::Held]),
-            skipped: of(&[TargetState::Skipped]),
+            unreached: of(&[
+                TargetState::Pending,
+                TargetState::Held,
+                TargetState::Cordoned,
+                TargetState::Windowed,
+            ]),
+            skipped: of(&[TargetState::Skipped, TargetState::Drained]),
         }
     }
 
@@ -330,7 +350,7 @@ impl Rollout {
                     Stand::Done if self.course.next_wave() < self.course.wave_count => {
                         times.push((self.start_of(self.course.next_wave()), "a wave's time"));
                     }
-                    Stand::Busy | Stand::Inconclusive(_) | Stand::Done => {}
+                    Stand::Busy | Stand::Closed | Stand::Inconclusive(_) | Stand::Done => {}
                 }
             }
         }
