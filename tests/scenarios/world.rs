@@ -346,6 +346,7 @@ impl World {
                             self.say_of(node, "is silent");
                         }
                     }
+                    Output::Waited(_) => {}
                     Output::Send { node, order, want } => self.send(node, order, want),
                 }
             }

@@ -8,6 +8,7 @@ pub mod access;
 pub mod breaker;
 pub mod deploy;
 pub mod trust;
+pub mod window;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -130,6 +131,9 @@ pub enum Command {
     /// Breakers: list, show, trip, isolate, reset, override, history
     #[command(subcommand)]
     Breaker(breaker::Breaker),
+    /// Maintenance windows: set, list, show, next, remove, open
+    #[command(subcommand)]
+    Window(window::Window),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),
@@ -416,6 +420,9 @@ pub struct How {
     /// A selector that matches nothing is no error
     #[arg(long)]
     pub allow_empty: bool,
+    /// Do not wait for maintenance windows (needs `window:bypass`)
+    #[arg(long)]
+    pub now: bool,
 }
 
 /// `flotilla ping …`

@@ -29,6 +29,7 @@ use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
     RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
 };
+use crate::domain::window::event::{WindowOpened, WindowRemoved, WindowSet, WindowShut};
 
 /// What happened. Stored under the name beside each variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +196,18 @@ pub enum Event {
     /// The policy that nodes obey got a new number.
     #[serde(rename = "policy.published")]
     PolicyPublished(PolicyPublished),
+    /// A maintenance window was defined, or defined anew.
+    #[serde(rename = "window.set")]
+    WindowSet(WindowSet),
+    /// A maintenance window was removed.
+    #[serde(rename = "window.removed")]
+    WindowRemoved(WindowRemoved),
+    /// A maintenance window was opened against its schedule.
+    #[serde(rename = "window.opened")]
+    WindowOpened(WindowOpened),
+    /// A maintenance window that was opened so was shut again.
+    #[serde(rename = "window.shut")]
+    WindowShut(WindowShut),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -262,6 +275,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("breaker.overridden", 1),
     ("breaker.override_ended", 1),
     ("policy.published", 1),
+    ("window.set", 1),
+    ("window.removed", 1),
+    ("window.opened", 1),
+    ("window.shut", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -336,6 +353,10 @@ impl Event {
             Self::BreakerOverridden(_) => "breaker.overridden",
             Self::OverrideEnded(_) => "breaker.override_ended",
             Self::PolicyPublished(_) => "policy.published",
+            Self::WindowSet(_) => "window.set",
+            Self::WindowRemoved(_) => "window.removed",
+            Self::WindowOpened(_) => "window.opened",
+            Self::WindowShut(_) => "window.shut",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -31,6 +31,7 @@ use crate::domain::fleet::manage::{
 use crate::domain::fleet::token::{CreateToken, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
 use crate::domain::rejection::Rejection;
+use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
 
 /// A request that would change the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,10 @@ pub enum Operation {
     OverrideBreaker(OverrideBreaker),
     EndOverride(EndOverride),
     RaisePolicy(RaisePolicy),
+    SetWindow(SetWindow),
+    RemoveWindow(RemoveWindow),
+    OpenWindow(OpenWindow),
+    ShutWindow(ShutWindow),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -168,6 +173,10 @@ impl Operation {
             Self::OverrideBreaker(_) => "breaker.override",
             Self::EndOverride(_) => "breaker.end_override",
             Self::RaisePolicy(_) => "policy.raise",
+            Self::SetWindow(_) => "window.set",
+            Self::RemoveWindow(_) => "window.remove",
+            Self::OpenWindow(_) => "window.open",
+            Self::ShutWindow(_) => "window.shut",
         }
     }
 
@@ -271,6 +280,8 @@ impl Operation {
             Self::EndOverride(_) => {
                 Authority::SystemOrPermission(Permission::of("breaker", "override"))
             }
+            Self::SetWindow(_) | Self::RemoveWindow(_) => whole("window", "manage"),
+            Self::OpenWindow(_) | Self::ShutWindow(_) => whole("window", "override"),
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,

@@ -260,6 +260,10 @@ impl Access {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_)
+            | Event::WindowSet(_)
+            | Event::WindowRemoved(_)
+            | Event::WindowOpened(_)
+            | Event::WindowShut(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}

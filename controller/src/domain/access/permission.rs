@@ -72,6 +72,10 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("token", "revoke"),
     ("trust", "read"),
     ("trust", "rotate"),
+    ("window", "bypass"),
+    ("window", "manage"),
+    ("window", "override"),
+    ("window", "read"),
 ];
 
 /// A permission or a pattern of permissions: either side may be `*`.

@@ -10,6 +10,7 @@ use protocol::command::Action;
 use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
 use protocol::key::PublicKey;
+use protocol::policy::Gated;
 use protocol::time::UnixMillis;
 
 use super::{
@@ -53,6 +54,9 @@ use crate::domain::rollout::event::{
 };
 use crate::domain::rollout::halt::Evidence;
 use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, Params, SelfApproval, Wave};
+use crate::domain::window;
+use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
+use crate::domain::window::schedule::Schedule;
 
 /// One request of a story made of chance: what, and on whom.
 pub(crate) type Step = (u8, u8, u8);
@@ -87,6 +91,7 @@ pub(crate) fn everything() -> World {
     deploying(&mut world);
     contents(&mut world);
     guarding(&mut world);
+    opening(&mut world);
     let denied = Event::RequestDenied(RequestDenied {
         code: ErrorCode::AccessDenied,
         reason: "no grant gives node:revoke".to_owned(),
@@ -291,6 +296,35 @@ fn aside(admin: Caller, node: NodeId, b: u8) -> (Caller, Operation) {
             }),
         ),
     }
+}
+
+/// A window is set, opened, shut, opened again and removed; another one stays.
+fn opening(world: &mut World) {
+    let admin = world.admin;
+    for (name, zone) in [("nights", "Europe/Paris"), ("gone", "UTC")] {
+        let definition = Box::new(window::Definition {
+            name: name.to_owned(),
+            nodes: "role=db".parse().unwrap(),
+            gated: Gated::of(["deploy", "run"].map(str::to_owned).into()),
+            schedule: Schedule {
+                days: "mon-fri".parse().unwrap(),
+                from: "22:00".parse().unwrap(),
+                length_s: 4 * 3600,
+                zone: zone.to_owned(),
+            },
+        });
+        world.done(admin, Operation::SetWindow(SetWindow { definition }));
+        let open = OpenWindow {
+            window: name.to_owned(),
+            lifetime: HOUR,
+            reason: "security fix".to_owned(),
+        };
+        world.done(admin, Operation::OpenWindow(open));
+    }
+    let window = "nights".to_owned();
+    world.done(admin, Operation::ShutWindow(ShutWindow { window }));
+    let window = "gone".to_owned();
+    world.done(admin, Operation::RemoveWindow(RemoveWindow { window }));
 }
 
 /// A node is cordoned, put back, drained and cordoned for good; another leaves.

@@ -91,6 +91,7 @@ pub(super) struct World {
     waves: BTreeMap<NodeId, u32>,
     tripped: Option<UnixMillis>,
     withheld: BTreeMap<NodeId, Withheld>,
+    waited: Duration,
     /// What may still happen.
     crashes: u32,
     faults: u32,
@@ -171,6 +172,7 @@ impl World {
             sent: BTreeSet::new(),
             tripped: None,
             withheld: BTreeMap::new(),
+            waited: Duration::ZERO,
             asides: 0,
             crashes: 1,
             faults: 2,
@@ -437,6 +439,7 @@ impl World {
 
     fn resumed(&self) -> Rollout {
         Rollout::resume(self.journal.clone(), self.rows.clone(), &self.up, self.now)
+            .having_waited(self.waited)
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -450,6 +453,7 @@ impl World {
                 Output::Save { node, row } => {
                     self.rows.insert(node, *row);
                 }
+                Output::Waited(waited) => self.waited = waited,
                 Output::Send { node, order, want } => self.send(&before, node, order, want),
             }
         }
@@ -532,13 +536,14 @@ impl World {
             .map(|node| format!("{:?} {:?}", node.inbox, node.says))
             .collect();
         format!(
-            "{:?} {:?} {nodes:?} {:?} {:?} {:?} {:?} {} {} {} {} {}",
+            "{:?} {:?} {nodes:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {} {}",
             self.journal,
             self.rows,
             self.up,
             self.asked,
             self.tripped,
             self.withheld,
+            self.waited,
             self.now,
             self.asides,
             self.crashes,

@@ -482,6 +482,7 @@ impl<S: FrameSink> Desk<S> {
             self.look_at_links(now);
             self.look_at_removals(now);
             self.look_at_drains(now);
+            self.look_at_windows(now);
         }
         self.tick_rollouts(now);
         self.release_behind(now);

@@ -87,6 +87,7 @@ impl<S: FrameSink> Desk<S> {
                 needed.extend(newest(row.deployment, true));
             }
         }
+        let waits = self.intake.rollout_waits()?;
         for id in needed {
             let Some(row) = stored.get(&id) else { continue };
             let rows = self.intake.rollout_targets_all(id)?.into_iter().collect();
@@ -96,7 +97,9 @@ impl<S: FrameSink> Desk<S> {
                         .get(&last)
                         .is_some_and(|last| last.course.finished.is_none())
             });
-            let machine = Rollout::resume(row.course.clone(), rows, &self.deployments.up, now);
+            let waited = waits.get(&id).copied().unwrap_or_default();
+            let machine = Rollout::resume(row.course.clone(), rows, &self.deployments.up, now)
+                .having_waited(waited);
             let running = Running {
                 row: row.clone(),
                 machine,
@@ -314,6 +317,7 @@ impl<S: FrameSink> Desk<S> {
 
     /// Looks anew at whether a node takes part in the rollouts of a deployment.
     pub(super) fn relook(&mut self, node: NodeId, now: UnixMillis) {
+        self.set_aside(&BTreeSet::from([node]), now);
         let deployments: BTreeSet<DeploymentId> = self
             .deployments
             .running
@@ -373,7 +377,7 @@ impl<S: FrameSink> Desk<S> {
             if record.suspicion.is_none() && !elsewhere {
                 let up = self.deployments.up.contains(&node);
                 let labels = record.labels.clone();
-                let withheld = self.withheld(id, node);
+                let withheld = self.withheld(id, node, now);
                 let input = Input::Joined {
                     node,
                     labels,
@@ -494,6 +498,9 @@ impl<S: FrameSink> Desk<S> {
                     .work
                     .events
                     .push(DeskEvent::Decided(Box::new(decision))),
+                Output::Waited(waited) => {
+                    self.work.batch.rollout_waits.insert(id, waited);
+                }
                 Output::Save { node, row } => {
                     self.work.batch.rollout_targets.insert((id, node), *row);
                 }
@@ -550,39 +557,44 @@ impl<S: FrameSink> Desk<S> {
             .into_iter()
             .map(|id| {
                 let running = self.deployments.running.get(&id);
-                (id, running.map(|running| status(&running.machine, now)))
+                (
+                    id,
+                    running.map(|running| self.status(&running.machine, now)),
+                )
             })
             .collect()
     }
 }
 
-fn status(machine: &Rollout, now: UnixMillis) -> RolloutStatus {
-    let course = machine.course();
-    let waves = (0..course.wave_count)
-        .map(|wave| {
-            let tally = machine.tally().wave(wave);
-            STATES
-                .into_iter()
-                .map(|state| (state.name(), tally.of(state)))
-                .filter(|(_, count)| *count > 0)
-                .collect()
-        })
-        .collect();
-    let waits_for = if course.is_running() && course.wave.is_some() {
-        match machine.stand(now) {
-            Stand::Busy | Stand::Done => String::new(),
-            Stand::Soaking { until } => format!("watching the wave until {until}"),
-            Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
-            Stand::Closed => "maintenance windows of its nodes".to_owned(),
-            Stand::Inconclusive(why) => why.to_string(),
+impl<S: FrameSink> Desk<S> {
+    fn status(&self, machine: &Rollout, now: UnixMillis) -> RolloutStatus {
+        let course = machine.course();
+        let waves = (0..course.wave_count)
+            .map(|wave| {
+                let tally = machine.tally().wave(wave);
+                STATES
+                    .into_iter()
+                    .map(|state| (state.name(), tally.of(state)))
+                    .filter(|(_, count)| *count > 0)
+                    .collect()
+            })
+            .collect();
+        let waits_for = if course.is_running() && course.wave.is_some() {
+            match machine.stand(now) {
+                Stand::Busy | Stand::Done => String::new(),
+                Stand::Soaking { until } => format!("watching the wave until {until}"),
+                Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
+                Stand::Closed => self.first_window(machine, now),
+                Stand::Inconclusive(why) => why.to_string(),
+            }
+        } else {
+            String::new()
+        };
+        RolloutStatus {
+            waves,
+            rate_per_min: machine.rate_per_min(),
+            breakers: machine.breakers().map(str::to_owned).collect(),
+            waits_for,
         }
-    } else {
-        String::new()
-    };
-    RolloutStatus {
-        waves,
-        rate_per_min: machine.rate_per_min(),
-        breakers: machine.breakers().map(str::to_owned).collect(),
-        waits_for,
     }
 }

@@ -16,21 +16,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::command::Command;
 use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::time::UnixMillis;
 
 use super::{Desk, DeskEvent};
+use crate::domain::command::Hours;
 use crate::domain::fleet::cordon::{DrainOutcome, EndDrain};
+use crate::domain::fleet::node::Node;
 use crate::domain::rollout::budget::Group;
 use crate::domain::rollout::event::Kind;
-use crate::domain::rollout::machine::Input;
+use crate::domain::rollout::machine::{Input, Rollout};
 use crate::domain::rollout::target::{TargetState, Withheld};
+use crate::domain::window::Work;
 use crate::uplink::board::DrainStatus;
 use crate::uplink::intake::StoredWant;
 use crate::uplink::sink::FrameSink;
 
 /// How often the end of a drain is asked for until the journal has it.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Targets of a rollout that are looked at for the window that opens first.
+const WAITS_COUNT_MAX: usize = 1000;
 
 /// The desk's memory of nodes that are drained. Rebuilt from the fleet's state.
 #[derive(Debug, Default)]
@@ -40,6 +47,8 @@ pub(super) struct Service {
     asked: BTreeMap<NodeId, UnixMillis>,
     shown: BTreeMap<NodeId, DrainStatus>,
     is_new: bool,
+    /// When a maintenance window opens or shuts next.
+    edge_at: Option<UnixMillis>,
 }
 
 /// What stands against taking a deployment from a node.
@@ -76,14 +85,79 @@ impl<S: FrameSink> Desk<S> {
         for id in rollouts {
             self.withhold_all(id, now);
         }
+        self.service.edge_at = self.fleet.windows().next_edge(now);
+    }
+
+    /// Maintenance windows changed: everyone is looked at anew.
+    pub(super) fn windows_changed(&mut self) {
+        self.service.edge_at = Some(UnixMillis(0));
+    }
+
+    /// Looks anew at what waits for maintenance windows when one opens or shuts.
+    pub(super) fn look_at_windows(&mut self, now: UnixMillis) {
+        if self.service.edge_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.service.edge_at = self.fleet.windows().next_edge(now);
+        let rollouts: Vec<RolloutId> = self.deployments.running.keys().copied().collect();
+        for id in rollouts {
+            self.withhold_all(id, now);
+            self.deployments.changed.insert(id);
+            self.step(id, Input::Tick, now);
+        }
+        for (node, seat) in &self.seats {
+            if seat.link.is_up(now) {
+                self.dispatch.online(*node);
+            }
+        }
+    }
+
+    /// What a rollout waits for whose nodes are outside of their windows: of the first
+    /// ones the window that opens first.
+    pub(super) fn first_window(&self, machine: &Rollout, now: UnixMillis) -> String {
+        let windowed = machine
+            .rows()
+            .filter(|(_, row)| row.state == TargetState::Windowed);
+        let waits = windowed.take(WAITS_COUNT_MAX).filter_map(|(node, _)| {
+            let record = self.fleet.node(node)?;
+            let windows = self.fleet.windows();
+            windows.wait(record.subject(), Work::Deploy, now)
+        });
+        waits
+            .min_by_key(|wait| wait.until)
+            .map_or_else(String::new, |wait| wait.to_string())
+    }
+
+    /// Whether a command may begin on a node as far as maintenance windows go.
+    pub(super) fn is_in_hours(&self, node: &Node, command: &Command, now: UnixMillis) -> bool {
+        let known = self.fleet.commands().get(command.id);
+        let any = known.is_some_and(|known| known.hours == Hours::Any);
+        let work = Work::Command(&command.action);
+        any || self
+            .fleet
+            .windows()
+            .wait(node.subject(), work, now)
+            .is_none()
     }
 
     /// Why a rollout may tell a node nothing for now. A node that is cordoned and has
     /// the deployment may still be taken back; one that is drained gets nothing.
-    pub(super) fn withheld(&self, id: RolloutId, node: NodeId) -> Option<Withheld> {
+    pub(super) fn withheld(
+        &self,
+        id: RolloutId,
+        node: NodeId,
+        now: UnixMillis,
+    ) -> Option<Withheld> {
         let running = self.deployments.running.get(&id)?;
         let record = self.fleet.node(node)?;
-        record.cordon.as_ref()?;
+        if record.cordon.is_none() {
+            // A rollback passes; what is served after its end begins like any other.
+            let course = &running.row.course;
+            let forward = course.kind == Kind::Forward || course.is_completed();
+            let windows = self.fleet.windows();
+            let waits = forward && windows.wait(record.subject(), Work::Deploy, now).is_some();
+            return waits.then_some(Withheld::Windowed);
+        }
         let goes_back = running.row.course.kind == Kind::Rollback && !record.is_drained();
         let has = self
             .deployments
@@ -100,7 +174,7 @@ impl<S: FrameSink> Desk<S> {
         let nodes: Vec<NodeId> = running.machine.rows().map(|(node, _)| node).collect();
         let noted: Vec<(NodeId, Option<Withheld>)> = nodes
             .into_iter()
-            .map(|node| (node, self.withheld(id, node)))
+            .map(|node| (node, self.withheld(id, node, now)))
             .collect();
         if let Some(running) = self.deployments.running.get_mut(&id) {
             for (node, by) in noted {
@@ -113,7 +187,7 @@ impl<S: FrameSink> Desk<S> {
     pub(super) fn set_aside(&mut self, nodes: &BTreeSet<NodeId>, now: UnixMillis) {
         for node in nodes {
             for id in self.rollouts_of(*node) {
-                let by = self.withheld(id, *node);
+                let by = self.withheld(id, *node, now);
                 self.step(id, Input::Withheld { node: *node, by }, now);
             }
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::given::{World, node_id};
+use crate::domain::given::{World, admission, node_id};
 use crate::domain::operation::Operation;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -102,8 +102,11 @@ fn nothing_that_is_not_there_is_taken_out_of_service() {
 #[test]
 fn too_many_at_once_are_refused() {
     let mut world = World::new();
-    for n in 1..=u16::try_from(NODES_AT_ONCE_MAX).unwrap() + 1 {
-        world.node(n, &format!("edge-{n}"), "");
+    let count = u16::try_from(NODES_AT_ONCE_MAX).unwrap() + 1;
+    let token = world.token(|token| token.uses_max = u32::from(count));
+    for n in 1..=count {
+        let joins = admission(token, n, &format!("edge-{n}"));
+        world.done(Caller::Anonymous, joins);
     }
     let admin = world.admin;
     assert_eq!(world.refused(admin, cordon_on(on("*"))), "limit.reached");

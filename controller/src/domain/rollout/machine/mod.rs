@@ -5,11 +5,13 @@
 //! - A [`Output::Record`] is only asked for. Once the event is durable it comes
 //!   back as [`Input::Recorded`], and what follows from it follows then. A request
 //!   that got lost is made again; [`Course::check`] refuses the second of two.
-//! - The rows of all [`Output::Save`] of one step, and the orders of all its
-//!   [`Output::Send`], are committed together before anything is sent. Orders are
-//!   levels: they are delivered by the node's generation, now or when it returns.
+//! - The rows of all [`Output::Save`] of one step, what [`Output::Waited`] says, and
+//!   the orders of all its [`Output::Send`], are committed together before anything is
+//!   sent. Orders are levels: they are delivered by the node's generation, now or when
+//!   it returns.
 //! - A controller that starts makes the machine again by [`Rollout::resume`] from
-//!   the course and the rows, and tells it which nodes are up.
+//!   the course and the rows, and tells it which nodes are up and, by
+//!   [`Rollout::withhold`] and before the first step, which may be told nothing.
 //!
 //! The parts: this file keeps the targets and what is counted of them, `report`
 //! takes in what nodes say, `steer` finds the next decision, `start` and `undo`
@@ -17,9 +19,10 @@
 //!
 //! **Invariants.** No order of a target is given twice. Nothing is started while
 //! the course has stopped or a stop has been asked for, while a breaker is open,
-//! against the budget or faster than the rate. A rollout whose clock is moved on
-//! ends: what is recalled at its deadline is silent, at the latest, when its time
-//! to make progress and the silent deadline have passed.
+//! against the budget, on a node that is withheld, or faster than the rate. A rollout
+//! whose clock is moved on, and whose maintenance windows open, ends: what is recalled
+//! at its deadline is silent, at the latest, when its time to make progress and the
+//! silent deadline have passed.
 
 mod report;
 mod start;
@@ -139,6 +142,8 @@ pub enum Output {
         /// The row.
         row: Box<TargetRow>,
     },
+    /// Keep how long everything that was left waited for maintenance windows.
+    Waited(Duration),
     /// Give a node an order.
     Send {
         /// The node.
@@ -197,6 +202,11 @@ pub struct Rollout {
     dirty: BTreeSet<NodeId>,
     orders: Vec<(NodeId, u32, Want)>,
     records: Vec<Decision>,
+    /// How long everything that was left waited for maintenance windows, and since
+    /// when it does.
+    waited: Duration,
+    waits_since: Option<UnixMillis>,
+    wait_is_over: bool,
 }
 
 impl Rollout {
@@ -236,9 +246,25 @@ impl Rollout {
             dirty: BTreeSet::new(),
             orders: Vec::new(),
             records: Vec::new(),
+            waited: Duration::ZERO,
+            waits_since: None,
+            wait_is_over: false,
         };
         rollout.index_all();
+        if rollout.waits_for_window(now) {
+            let windowed = rollout.targets.values().map(|target| &target.row);
+            let windowed = windowed.filter(|row| row.state == TargetState::Windowed);
+            rollout.waits_since = windowed.map(|row| row.since).max();
+        }
         rollout
+    }
+
+    /// The same after it waited for maintenance windows for so long, as
+    /// [`Output::Waited`] said.
+    #[must_use]
+    pub fn having_waited(mut self, waited: Duration) -> Self {
+        self.waited = waited;
+        self
     }
 
     /// What was decided so far.
@@ -283,6 +309,7 @@ impl Rollout {
         self.take(input, now);
         self.expire(now);
         self.readmit(now);
+        self.note_wait(now);
         self.steer(now);
         self.act(now);
         let mut outputs: Vec<Output> = self.records.drain(..).map(Output::Record).collect();
@@ -292,9 +319,26 @@ impl Rollout {
                 outputs.push(Output::Save { node, row });
             }
         }
+        if std::mem::take(&mut self.wait_is_over) {
+            outputs.push(Output::Waited(self.waited));
+        }
         let orders = self.orders.drain(..);
         outputs.extend(orders.map(|(node, order, want)| Output::Send { node, order, want }));
         outputs
+    }
+
+    /// Counts the time in which everything that is left waits for windows: the
+    /// deadline does not run in it.
+    fn note_wait(&mut self, now: UnixMillis) {
+        match (self.waits_since, self.waits_for_window(now)) {
+            (None, true) => self.waits_since = Some(now),
+            (Some(since), false) => {
+                self.waited += now.since(since);
+                self.waits_since = None;
+                self.wait_is_over = true;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
     }
 
     fn take(&mut self, input: Input, now: UnixMillis) {

@@ -71,7 +71,8 @@ impl Rollout {
 
     fn next_decision(&self, now: UnixMillis) -> Option<Decision> {
         let ending = self.ending();
-        if ending == Ending::Open && now >= self.deadline() && self.course.committed_at.is_none() {
+        if ending == Ending::Open && now >= self.deadline(now) && self.course.committed_at.is_none()
+        {
             return Some(self.halted(Evidence::Deadline, OnHalt::Keep));
         }
         if self.course.stop.is_some() {
@@ -203,9 +204,22 @@ impl Rollout {
         Stand::Done
     }
 
-    fn deadline(&self) -> UnixMillis {
+    /// When the rollout's time is over. It does not run while everything that is left
+    /// waits for maintenance windows.
+    fn deadline(&self, now: UnixMillis) -> UnixMillis {
         let deadline = Duration::from_millis(self.course.params.deadline_ms);
-        self.course.started_at.after(deadline)
+        let waits = self.waits_since.map(|since| now.since(since));
+        self.course
+            .started_at
+            .after(deadline)
+            .after(self.waited)
+            .after(waits.unwrap_or_default())
+    }
+
+    /// Whether everything that is left waits for maintenance windows.
+    pub(super) fn waits_for_window(&self, now: UnixMillis) -> bool {
+        let is_running = self.course.is_running() && self.course.committed_at.is_none();
+        is_running && self.stand(now) == Stand::Closed
     }
 
     fn silent_deadline(&self) -> Duration {
@@ -340,8 +354,8 @@ impl Rollout {
             }
         }
         if self.course.finished.is_none() {
-            if self.ending() == Ending::Open {
-                times.push((self.deadline(), "the rollout's deadline"));
+            if self.ending() == Ending::Open && self.waits_since.is_none() {
+                times.push((self.deadline(now), "the rollout's deadline"));
             }
             if self.course.is_running() {
                 match self.stand(now) {

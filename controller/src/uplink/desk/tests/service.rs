@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use protocol::policy::Gated;
+use protocol::selector::Selector;
+
 use super::deployments::{Fleetlet, WEB, quick};
 use super::*;
 use crate::domain::fleet::cordon::{AfterDrain, DrainOutcome};
@@ -10,6 +13,9 @@ use crate::domain::fleet::event::{DrainStarted, NodesCordoned, NodesUncordoned};
 use crate::domain::rollout::event::Outcome as End;
 use crate::domain::rollout::params::{Amount, Budget, Params};
 use crate::domain::rollout::target::TargetState;
+use crate::domain::window::Definition;
+use crate::domain::window::event::{WindowOpened, WindowSet};
+use crate::domain::window::schedule::{Days, Schedule};
 
 const REASON: &str = "new kernel";
 
@@ -258,4 +264,143 @@ fn a_node_that_is_uncordoned_in_mid_drain_stays_in_the_fleet() {
     let record = fleet.world.fleet.node(fleet.hosts[1].node.id).unwrap();
     assert!(record.is_active());
     assert_eq!(fleet.levels(), [Some(1); 2]);
+}
+
+/// A window for every node that is open in the hour from now on, or shut for as long.
+fn set_window(fleet: &mut Fleetlet, gate: &str, opens_in: Duration) {
+    let opens = fleet.world.now.after(opens_in).0 / 60_000 % (24 * 60);
+    let definition = Definition {
+        name: "nights".to_owned(),
+        nodes: Selector::every(),
+        gated: Gated::of([gate.to_owned()].into()),
+        schedule: Schedule {
+            days: Days::DAILY,
+            from: format!("{:02}:{:02}", opens / 60, opens % 60)
+                .parse()
+                .unwrap(),
+            length_s: 3600,
+            zone: "UTC".to_owned(),
+        },
+    };
+    let definition = Box::new(definition);
+    fleet
+        .world
+        .record(Event::WindowSet(WindowSet { definition }));
+}
+
+fn open_window(fleet: &mut Fleetlet, seconds: u64) {
+    let event = WindowOpened {
+        window: "nights".to_owned(),
+        until: fleet.world.now.after(Duration::from_secs(seconds)),
+        reason: "security fix".to_owned(),
+    };
+    fleet.world.record(Event::WindowOpened(event));
+}
+
+#[test]
+fn a_rollout_waits_for_the_window_and_says_so_and_begins_when_it_opens() {
+    let mut fleet = Fleetlet::new(3);
+    set_window(&mut fleet, "deploy", Duration::from_secs(600));
+    let rollout = fleet.apply(1, "*", quick());
+    fleet.play(60);
+    assert_eq!(fleet.levels(), [None; 3]);
+    assert_eq!(state(&fleet, rollout, 0), TargetState::Windowed);
+    let status = fleet.world.desk.board().rollout(rollout).unwrap();
+    assert!(
+        status
+            .waits_for
+            .starts_with("waits for window nights until"),
+        "{}",
+        status.waits_for
+    );
+    fleet.world.restart();
+    for host in 0..3 {
+        fleet.back(host);
+    }
+    fleet.play(300);
+    assert_eq!(fleet.levels(), [None; 3]);
+    fleet.play(600);
+    assert_eq!(fleet.levels(), [Some(1); 3]);
+    assert_eq!(fleet.end_of(rollout), Some(End::Completed));
+}
+
+#[test]
+fn a_window_that_is_opened_by_hand_lets_a_rollout_begin() {
+    let mut fleet = Fleetlet::new(2);
+    set_window(&mut fleet, "deploy", Duration::from_secs(12 * 3600));
+    fleet.apply(1, "*", quick());
+    fleet.play(30);
+    assert_eq!(fleet.levels(), [None; 2]);
+    open_window(&mut fleet, 600);
+    fleet.play(300);
+    assert_eq!(fleet.levels(), [Some(1); 2]);
+}
+
+#[test]
+fn what_began_in_a_window_goes_on_after_it_and_the_rest_waits_for_the_next() {
+    let mut fleet = Fleetlet::new(3);
+    set_window(&mut fleet, "deploy", Duration::from_secs(12 * 3600));
+    open_window(&mut fleet, 5);
+    let rollout = fleet.apply(1, "*", quick());
+    for host in &mut fleet.hosts {
+        host.away = true;
+    }
+    fleet.play(10);
+    let told = (0..3).filter(|host| state(&fleet, rollout, *host) == TargetState::Sent);
+    assert_eq!(told.count(), 1);
+    for host in 0..3 {
+        fleet.back(host);
+    }
+    fleet.play(120);
+    let having = fleet.levels().iter().filter(|it| it.is_some()).count();
+    assert_eq!(having, 1);
+}
+
+#[test]
+fn rollbacks_and_removals_pass_a_window_that_is_shut() {
+    let mut fleet = Fleetlet::new(2);
+    fleet.apply(1, "*", quick());
+    fleet.play(240);
+    set_window(&mut fleet, "deploy", Duration::from_secs(12 * 3600));
+    fleet.roll_back(2, quick());
+    fleet.play(240);
+    assert_eq!(fleet.levels(), [Some(2); 2]);
+    drain(&mut fleet, &[0], 60, AfterDrain::Stay);
+    fleet.play(10);
+    assert_eq!(fleet.levels(), [None, Some(2)]);
+    // What it should have again is a start, and waits.
+    uncordon(&mut fleet, &[0]);
+    fleet.play(60);
+    assert_eq!(fleet.levels(), [None, Some(2)]);
+    open_window(&mut fleet, 60);
+    fleet.play(60);
+    assert_eq!(fleet.levels(), [Some(2); 2]);
+}
+
+#[test]
+fn a_command_outside_of_its_window_waits_and_goes_out_when_it_opens() {
+    let mut fleet = Fleetlet::new(1);
+    let node = fleet.hosts[0].node.id;
+    set_window(&mut fleet, "service", Duration::from_secs(12 * 3600));
+    fleet.world.told(&fleet.hosts[0].node);
+    let held = fleet.world.issue(1, restart_unit(), &[node]);
+    let reads = fleet.world.issue(2, Action::Ping, &[node]);
+    let commands = |fleet: &mut Fleetlet| -> Vec<CommandId> {
+        let told = fleet.world.told(&fleet.hosts[0].node).into_iter();
+        told.filter_map(|heard| {
+            let Heard::Down(down) = heard else {
+                return None;
+            };
+            let DownBody::Command(command) = down.body else {
+                return None;
+            };
+            Some(command.id)
+        })
+        .collect()
+    };
+    fleet.world.wait(5);
+    assert_eq!(commands(&mut fleet), [reads]);
+    open_window(&mut fleet, 60);
+    fleet.world.wait(1);
+    assert_eq!(commands(&mut fleet), [held]);
 }
