@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::fleet;
 
 /// A container engine and an agent each take a while on a small machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Flags that make a rollout short: a canary, then the rest.
 const QUICK: [&str; 8] = [
@@ -31,16 +31,16 @@ const QUICK: [&str; 8] = [
 ];
 
 /// Two nodes, each with an engine of its own, and a controller.
-struct World {
-    controller: Controller,
-    engines: Vec<Engine>,
+pub(crate) struct World {
+    pub(crate) controller: Controller,
+    pub(crate) engines: Vec<Engine>,
     /// They end when the world does.
     _agents: Vec<Agent>,
 }
 
 impl World {
     /// None when there is no Docker here.
-    fn start() -> Option<World> {
+    pub(crate) fn start() -> Option<World> {
         let engines = [Engine::start()?, Engine::start()?];
         let controller = Plan::nodes(0).start();
         let cli = controller.cli();
@@ -63,12 +63,12 @@ impl World {
         })
     }
 
-    fn cli(&self) -> Cli {
+    pub(crate) fn cli(&self) -> Cli {
         self.controller.cli()
     }
 
     /// Makes an image, and uploads it as an archive: no node has it.
-    fn push(&self, tag: &str, script: &str) {
+    pub(crate) fn push(&self, tag: &str, script: &str) {
         let engine = &self.engines[0];
         let name = format!("web:{tag}");
         engine.image(&name, script);
@@ -83,7 +83,7 @@ impl World {
         );
     }
 
-    fn compose(&self, text: &str) -> PathBuf {
+    pub(crate) fn compose(&self, text: &str) -> PathBuf {
         let file = self.controller.scratch().join("compose.yaml");
         fs::write(&file, text).unwrap();
         file
@@ -101,7 +101,7 @@ impl World {
     }
 }
 
-fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
+pub(crate) fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
     let file = file.display().to_string();
     let mut all = vec!["deploy", "apply", "-f", &file, "--name", "web", "--on", "*"];
     all.extend(["--yes"]);
@@ -112,7 +112,7 @@ fn apply(cli: &Cli, file: &Path, more: &[&str]) -> String {
 }
 
 /// Waits for a rollout's end, and gives how it ended.
-fn ended(cli: &Cli, rollout: &str) -> Value {
+pub(crate) fn ended(cli: &Cli, rollout: &str) -> Value {
     wait::until("the rollout ends", PATIENCE, || {
         let view = cli.json(&["rollout", "show", rollout]);
         (view["done"] == true).then_some(view)
