@@ -188,6 +188,9 @@ pub enum ErrorCode {
     PolicyLease,
     ConditionInvalid,
     AddressForbidden,
+    WindowInvalid,
+    WindowNotFound,
+    WindowClosed,
     Internal,
 }
 
@@ -329,6 +332,9 @@ impl ErrorCode {
         Self::PolicyLease,
         Self::ConditionInvalid,
         Self::AddressForbidden,
+        Self::WindowInvalid,
+        Self::WindowNotFound,
+        Self::WindowClosed,
         Self::Internal,
     ];
 
@@ -1429,6 +1435,30 @@ impl ErrorCode {
                 Operator,
                 "an outbound address is private, or not allowed",
                 "allow it in [outbound] of controller.toml, if it is meant",
+            ),
+            Self::WindowInvalid => (
+                "window.invalid",
+                400,
+                AfterFix,
+                Caller,
+                "a maintenance window is not well-formed",
+                "correct what the message names",
+            ),
+            Self::WindowNotFound => (
+                "window.not_found",
+                404,
+                AfterFix,
+                Caller,
+                "no such maintenance window",
+                "see `flotilla window list`",
+            ),
+            Self::WindowClosed => (
+                "window.closed",
+                409,
+                AfterFix,
+                Caller,
+                "a node's maintenance window opens too late for the command",
+                "give a later --start-by, or --now",
             ),
             Self::Internal => (
                 "internal",

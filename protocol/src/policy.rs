@@ -217,6 +217,26 @@ impl Scope {
 }
 
 impl Gated {
+    /// What these names say: `deploy`, `update`, and the names of actions.
+    #[must_use]
+    pub fn of(mut names: BTreeSet<String>) -> Self {
+        Self {
+            deploy: names.remove("deploy"),
+            update: names.remove("update"),
+            commands: names,
+        }
+    }
+
+    /// The names of what it says.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        names.extend(self.deploy.then(|| "deploy".to_owned()));
+        names.extend(self.update.then(|| "update".to_owned()));
+        names.extend(self.commands.iter().cloned());
+        names
+    }
+
     /// Whether the attempt is one that is stopped.
     #[must_use]
     pub fn stops(&self, attempt: Attempt<'_>) -> bool {

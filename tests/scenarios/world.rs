@@ -181,7 +181,12 @@ impl World {
     pub(crate) fn join(&mut self, number: u16, labels: Labels) {
         let node = node_id(number);
         let up = true;
-        self.step(Input::Joined { node, labels, up });
+        self.step(Input::Joined {
+            node,
+            labels,
+            up,
+            withheld: None,
+        });
     }
 
     pub(crate) fn leave(&mut self, number: u16) {
@@ -341,6 +346,7 @@ impl World {
                             self.say_of(node, "is silent");
                         }
                     }
+                    Output::Waited(_) => {}
                     Output::Send { node, order, want } => self.send(node, order, want),
                 }
             }

@@ -10,6 +10,7 @@ use controller::domain::access::caller::Caller;
 use controller::domain::access::key::SecretDigest;
 use controller::domain::access::manage::RecoverAdmin;
 use controller::domain::breaker::manage::{EndOverride, RaisePolicy};
+use controller::domain::command::Hours;
 use controller::domain::command::issue::{
     Aim, CancelCommand, ConcludeCommand, EmptyAim, IssueCommand,
 };
@@ -389,6 +390,7 @@ impl Machine {
             concurrency_max: None,
             rate_per_min: None,
             empty: EmptyAim::Refuse,
+            hours: Hours::Windows,
         };
         let events = self.submit(self.admin?, Operation::IssueCommand(issue), now)?;
         events.iter().find_map(|event| {
@@ -403,6 +405,12 @@ impl Machine {
     /// An operator applies another revision of the one deployment, as soon as the
     /// rollout before has ended. Returns its number when it was accepted.
     pub(crate) fn apply(&mut self, now: u64) -> Option<u32> {
+        let params = self.params();
+        self.apply_with(params, now)
+    }
+
+    /// The same, rolled out in this way.
+    pub(crate) fn apply_with(&mut self, params: Params, now: u64) -> Option<u32> {
         let fleet = Arc::clone(self.live.as_ref()?);
         let known = fleet.deployments().named("app");
         let base = known.map_or(0, |known| known.newest_number());
@@ -423,7 +431,7 @@ impl Machine {
             selector: Selector::every(),
             spec: Box::new(spec),
             how: Box::new(How {
-                params: self.params(),
+                params,
                 present: BTreeSet::new(),
                 empty: EmptyAim::Refuse,
             }),
@@ -563,6 +571,7 @@ impl Machine {
                 DeskEvent::Gone(deployment) => {
                     Operation::ForgetDeployment(ForgetDeployment { deployment })
                 }
+                DeskEvent::DrainOver(end) => Operation::EndDrain(end),
                 DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
                 DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
                 DeskEvent::PolicyAhead { epoch, .. } => {

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::domain::deployment::record::{Failure, Stage};
+use agent::domain::deployment::catch_up::CatchUp;
+use agent::domain::deployment::record::{Failure, Record, Stage};
 use agent::domain::time::{Moment, Tick};
 use agent::node::{Action, Identity, Input, LinkState, Node, Setup};
 use agent::store::disk::Disk;
@@ -55,6 +56,9 @@ pub(crate) struct Host {
     changing: Vec<(u64, DeploymentId, u64)>,
     /// Revisions that fail on this host.
     pub(crate) fails: BTreeSet<u32>,
+    catch_up: CatchUp,
+    /// When the host took each generation, and when it began with it.
+    pub(crate) begun: BTreeMap<u64, (u64, u64)>,
     /// What each generation ordered: no two orders may have one.
     pub(crate) ordered: BTreeMap<u64, Desired>,
     pub(crate) next_frame: u64,
@@ -90,6 +94,8 @@ impl Host {
             boot: BootId(chance.bytes()),
             running: Vec::new(),
             changing: Vec::new(),
+            catch_up: CatchUp::new(chance.below(u64::MAX)),
+            begun: BTreeMap::new(),
             fails: BTreeSet::new(),
             ordered: BTreeMap::new(),
             next_frame: chance.below(FRAME_EVERY_MS),
@@ -354,8 +360,11 @@ impl Host {
             let key = (order.deployment, order.generation);
             let busy = self.changing.iter().any(|(_, d, g)| (*d, *g) == key);
             if record.is_open() && !busy {
+                let at = super::world::unix(now);
+                let begins = self.catch_up.begins_at(order, Tick(now), at).0.max(now);
+                self.begun.entry(key.1).or_insert((now, begins));
                 let takes = 200 + self.chance.below(15_000);
-                self.changing.push((now + takes, key.0, key.1));
+                self.changing.push((begins + takes, key.0, key.1));
             }
         }
     }
@@ -406,6 +415,12 @@ impl Host {
             core.status(self.moment(now)).generation,
             runs.map(|target| target.revision),
         )
+    }
+
+    /// What the host keeps of deployments; nothing while it is off.
+    pub(crate) fn deployments(&self) -> impl Iterator<Item = &Record> {
+        let records = self.core.as_ref().map(|core| core.deployments().values());
+        records.into_iter().flatten().map(AsRef::as_ref)
     }
 
     /// What waits for an acknowledgement, by stream.

@@ -1,8 +1,10 @@
 //! Runs of the simulation: many seeds with everything going wrong, and a few
 //! stories with one thing going wrong.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use controller::domain::rollout::params::{Params, Rate, Wave};
 use harness::sim::net::Weather;
 use harness::{clock, say};
 use protocol::deployment::desired::Want;
@@ -240,4 +242,67 @@ fn a_disk_that_was_put_back_is_noticed() {
         !world.machine.suspected.is_empty(),
         "the old disk is noticed"
     );
+}
+
+/// The most of a list of moments that fall into one second.
+fn peak(moments: impl Iterator<Item = u64>) -> usize {
+    let mut seconds: BTreeMap<u64, usize> = BTreeMap::new();
+    for moment in moments {
+        *seconds.entry(moment / 1000).or_default() += 1;
+    }
+    seconds.into_values().max().unwrap_or(0)
+}
+
+/// A thousand nodes miss an order and come back at once: the controller hands it out
+/// at a bounded rate, and what the nodes fetch is spread over more than that.
+#[test]
+fn a_thousand_nodes_that_come_back_behind_converge_without_a_stampede() {
+    const HOSTS: usize = 1000;
+    /// Fifty a second, and what was saved up in the second before.
+    const HANDED_OUT_PER_S_MAX: usize = 100;
+    /// A thousand over a minute are 17 a second; chance makes it more.
+    const BEGUN_PER_S_MAX: usize = 50;
+    let mut world = World::new(7, HOSTS);
+    world.run(MINUTE, &mut Faults::none());
+    assert!(world.hosts.iter().all(|host| host.link_up));
+    for host in 0..HOSTS {
+        world.cut(host);
+    }
+    let at_once = Params {
+        waves: vec![Wave::default()],
+        rate: Rate {
+            base_per_min: 100_000,
+            max_per_min: 100_000,
+            ..Rate::default()
+        },
+        halt: Vec::new(),
+        silent_deadline_ms: 60 * MINUTE,
+        deadline_ms: 24 * 60 * MINUTE,
+        ..Params::default()
+    };
+    let revision = world.machine.apply_with(at_once, world.now);
+    assert_eq!(revision, Some(1));
+    world.run(5 * MINUTE, &mut Faults::none());
+    assert!(world.hosts.iter().all(|host| host.begun.is_empty()));
+    for host in 0..HOSTS {
+        world.heal(host);
+    }
+    world.run(9 * MINUTE, &mut Faults::none());
+    let begun = || world.hosts.iter().flat_map(|host| host.begun.values());
+    let handed_out = peak(begun().map(|(taken, _)| *taken));
+    let began = peak(begun().map(|(_, began)| *began));
+    say(&format!(
+        "{} orders were taken by up to {handed_out} nodes a second, and begun by up to {began}",
+        begun().count()
+    ));
+    assert!(
+        handed_out <= HANDED_OUT_PER_S_MAX,
+        "{handed_out} in a second"
+    );
+    assert!(began <= BEGUN_PER_S_MAX, "{began} in a second");
+    let late = world.hosts.iter().filter(|host| {
+        let mut records = host.deployments();
+        !records.any(|record| record.committed.as_ref().is_some_and(|it| it.revision == 1))
+    });
+    assert_eq!(late.count(), 0, "nodes that have not converged");
 }

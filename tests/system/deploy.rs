@@ -273,7 +273,8 @@ fn order(generation: u64, revision: u32, service: Service) -> Desired {
         number: 1,
         name: "web".to_owned(),
         generation,
-        at: UnixMillis(0),
+        // Not one that the node is late with.
+        at: UnixMillis(u64::MAX),
         want: Want::Run(Box::new(target)),
     }
 }

@@ -50,6 +50,8 @@ mod rogue;
 #[cfg(test)]
 mod rollout;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod walk;

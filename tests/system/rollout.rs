@@ -40,7 +40,7 @@ pub(crate) struct World {
 
 impl World {
     /// Two nodes, each with an engine of its own; none when there is no Docker here.
-    fn start() -> Option<World> {
+    pub(crate) fn start() -> Option<World> {
         let engines = vec![Engine::start()?, Engine::start()?];
         let sockets: Vec<String> = engines.iter().map(configuration).collect();
         Some(World::with(engines, &sockets))
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Makes an image, and uploads it as an archive: no node has it.
-    fn push(&self, tag: &str, script: &str) {
+    pub(crate) fn push(&self, tag: &str, script: &str) {
         let engine = &self.engines[0];
         let name = format!("web:{tag}");
         engine.image(&name, script);

@@ -8,6 +8,7 @@ pub mod access;
 pub mod breaker;
 pub mod deploy;
 pub mod trust;
+pub mod window;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -94,7 +95,7 @@ pub enum Format {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Nodes: list, show, rename, relabel, approve, revoke, replace
+    /// Nodes: list, show, rename, relabel, approve, cordon, drain, decommission, revoke, replace
     #[command(subcommand)]
     Node(Node),
     /// Join tokens: create, list, revoke
@@ -130,6 +131,9 @@ pub enum Command {
     /// Breakers: list, show, trip, isolate, reset, override, history
     #[command(subcommand)]
     Breaker(breaker::Breaker),
+    /// Maintenance windows: set, list, show, next, remove, open
+    #[command(subcommand)]
+    Window(window::Window),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),
@@ -231,6 +235,43 @@ pub enum Node {
         /// Id or name
         node: String,
     },
+    /// Take nodes out of service: what runs goes on, and nothing new comes
+    #[command(after_help = "Example:\n  flotilla node cordon web-1 --reason 'disk is failing'")]
+    Cordon(Aside),
+    /// Put nodes into service again; what they should have comes in stages
+    #[command(after_help = "Example:\n  flotilla node uncordon web-1 --reason 'disk replaced'")]
+    Uncordon(Aside),
+    /// Take the workloads of nodes away, and wait for it
+    #[command(
+        after_help = "Disruption budgets hold: a node that would break one waits until another is back in service.\n\n\
+        Examples:\n  flotilla node drain web-1 --reason 'new kernel' --timeout 10m\n  \
+        flotilla node drain --on rack=7 --reason 'rack moves' --detach"
+    )]
+    Drain {
+        /// Which nodes and why
+        #[command(flatten)]
+        aside: Aside,
+        /// How it is waited for
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Drain nodes, then let them leave the fleet for ever
+    #[command(
+        after_help = "Its records stay in the audit trail; its name is free.\n\n\
+        Examples:\n  flotilla node decommission web-1 --reason 'end of lease'\n  \
+        flotilla node decommission web-1 --force --reason 'it burnt'"
+    )]
+    Decommission {
+        /// Which nodes and why
+        #[command(flatten)]
+        aside: Aside,
+        /// How it is waited for
+        #[command(flatten)]
+        patience: Patience,
+        /// Leave at once: what it runs is left to itself
+        #[arg(long, conflicts_with_all = ["timeout", "detach"])]
+        force: bool,
+    },
     /// Cut a node off for ever
     #[command(after_help = "Example:\n  flotilla node revoke web-1 --reason 'disk stolen'")]
     Revoke {
@@ -270,6 +311,37 @@ pub enum Node {
         #[arg(long, conflicts_with = "keep")]
         revoke: bool,
     },
+}
+
+/// Nodes that are taken out of service, or put into it.
+#[derive(Debug, Args)]
+#[group(id = "aside", skip)]
+pub struct Aside {
+    /// Which nodes: an id, a name, or a selector
+    #[arg(
+        value_name = "NODES",
+        required_unless_present = "on",
+        conflicts_with = "on"
+    )]
+    pub nodes: Option<String>,
+    /// The same
+    #[arg(long, value_name = "SELECTOR")]
+    pub on: Option<String>,
+    /// Kept in the audit trail
+    #[arg(long)]
+    pub reason: String,
+}
+
+/// How a drain is waited for.
+#[derive(Debug, Args)]
+#[group(id = "patience", skip)]
+pub struct Patience {
+    /// How long it is tried
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// Return at once instead of waiting for the end
+    #[arg(long)]
+    pub detach: bool,
 }
 
 /// `flotilla token …`
@@ -348,6 +420,9 @@ pub struct How {
     /// A selector that matches nothing is no error
     #[arg(long)]
     pub allow_empty: bool,
+    /// Do not wait for maintenance windows (needs `window:bypass`)
+    #[arg(long)]
+    pub now: bool,
 }
 
 /// `flotilla ping …`

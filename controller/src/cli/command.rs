@@ -118,6 +118,7 @@ async fn order(session: &Session, to: &To, action: ActionView) -> Result<IssueCo
         concurrency: to.how.concurrency,
         rate_per_minute: to.how.rate,
         allow_empty: to.how.allow_empty,
+        now: to.how.now,
     })
 }
 
@@ -138,6 +139,9 @@ async fn issue_and_wait(
                 "s are"
             },
         ));
+    }
+    if !command.waits_for.is_empty() {
+        super::note(&command.waits_for);
     }
     if to.how.detach {
         let outcome = Outcome {
@@ -369,8 +373,11 @@ fn show(print: &mut Printer, outcome: &Outcome) -> Result<(), CliFailure> {
         ),
         ("start by", print.ago(command.start_by)),
         ("state", summary(command)),
+        ("waits", command.waits_for.clone()),
     ] {
-        print.line(format!("{name:<10} {value}"))?;
+        if !value.is_empty() {
+            print.line(format!("{name:<10} {value}"))?;
+        }
     }
     let mut table = print.table(&["NODE", "STATE", "EXIT", "ENDED", "REASON"]);
     for target in &outcome.targets {

@@ -22,9 +22,12 @@ mod follow;
 mod metrics;
 mod node;
 mod rollout;
+mod service;
+mod status;
 mod support;
 mod token;
 mod trust;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -100,6 +103,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Deploy(_)
         | Command::Rollout(_)
         | Command::Breaker(_)
+        | Command::Window(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -131,6 +135,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Deploy(asked) => deploy::run(session, asked).await,
         Command::Rollout(asked) => rollout::run(session, asked).await,
         Command::Breaker(asked) => breaker::run(session, asked).await,
+        Command::Window(asked) => window::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

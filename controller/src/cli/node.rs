@@ -8,8 +8,8 @@ use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, bytes};
 use crate::exit::Exit;
 use crate::operation::view::node::{
-    ListNodes, NodeDetail, NodeList, NodeView, RelabelNode, RenameNode, ReplaceNode, Resolution,
-    ResolveNode, RevokeNode,
+    CordonView, ListNodes, NodeDetail, NodeList, NodeView, RelabelNode, RenameNode, ReplaceNode,
+    Resolution, ResolveNode, RevokeNode,
 };
 
 pub(super) async fn run(session: &mut Session, command: Node) -> Result<Exit, CliFailure> {
@@ -41,6 +41,19 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<Exit, Cl
         }
         Node::Revoke { node, reason } => {
             change(session, &node, "revoke", &RevokeNode { reason }, "revoked").await?;
+        }
+        Node::Cordon(aside) => return super::service::cordon(session, aside).await,
+        Node::Uncordon(aside) => return super::service::uncordon(session, aside).await,
+        Node::Drain { aside, patience } => {
+            return super::service::drain(session, aside, patience).await;
+        }
+        Node::Decommission {
+            aside,
+            patience,
+            force,
+        } => {
+            let force = force.then_some(super::service::Force);
+            return super::service::decommission(session, aside, patience, force).await;
         }
         Node::Replace { node, with } => {
             let body = ReplaceNode { with };
@@ -131,7 +144,22 @@ pub(super) fn labels_text(labels: &BTreeMap<String, String>) -> String {
     pairs.join(",")
 }
 
+/// Whether it is there, and in service.
 fn status(node: &NodeView) -> (String, Tone) {
+    let (text, tone) = presence(node);
+    match &node.cordon {
+        Some(cordon) if tone == Tone::Good => (format!("{text}, {}", word(cordon)), Tone::Warn),
+        Some(cordon) => (format!("{text}, {}", word(cordon)), tone),
+        None => (text, tone),
+    }
+}
+
+/// How far it is out of service.
+pub(super) fn word(cordon: &CordonView) -> String {
+    cordon.state.replace('_', " ")
+}
+
+fn presence(node: &NodeView) -> (String, Tone) {
     match (node.state.as_str(), node.link.as_str()) {
         ("active", "up") if node.problems.is_empty() => ("up".to_owned(), Tone::Good),
         ("active", "up") => ("up, with problems".to_owned(), Tone::Warn),
@@ -185,6 +213,24 @@ fn show(print: &mut Printer, detail: &NodeDetail) -> Result<(), CliFailure> {
         ("session", print.ago_or_dash(node.session_since)),
         ("agent", node.agent_version.clone().unwrap_or_default()),
     ];
+    if let Some(cordon) = &node.cordon {
+        lines.push((
+            "service",
+            format!(
+                "{} {} by {}: {}",
+                word(cordon),
+                print.ago(cordon.since),
+                cordon.by,
+                cordon.reason
+            ),
+        ));
+        if let Some(until) = cordon.until {
+            lines.push(("drain ends", print.ago(until)));
+        }
+        for (deployment, waits_for) in &cordon.left {
+            lines.push(("left", format!("{deployment}: {waits_for}")));
+        }
+    }
     if let Some(offset) = node.clock_offset_ms {
         lines.push(("clock", format!("{offset:+} ms")));
     }

@@ -359,7 +359,11 @@ const BAR: [(&[&str], char, Tone); 4] = [
         '▒',
         Tone::Bad,
     ),
-    (&["pending", "held"], '·', Tone::Faint),
+    (
+        &["pending", "held", "waits_for_window", "cordoned", "drained"],
+        '·',
+        Tone::Faint,
+    ),
 ];
 
 fn wave_line(wave: &RolloutWaveView, width: usize, print: &Printer) -> String {

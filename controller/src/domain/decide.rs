@@ -11,13 +11,14 @@ use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
 use crate::domain::breaker::manage as breaker;
-use crate::domain::command::issue;
+use crate::domain::command::{Hours, issue};
 use crate::domain::deployment;
 use crate::domain::event::Event;
 use crate::domain::fleet::{self, Fleet};
 use crate::domain::moment::Moment;
 use crate::domain::operation::{Authority, Operation};
 use crate::domain::rejection::Rejection;
+use crate::domain::window::manage as window;
 
 /// What a request leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +113,7 @@ pub fn admit(fleet: &Fleet, caller: &Caller, operation: &Operation) -> Result<()
     match authority {
         Authority::Permission(permission, on) => {
             permitted(fleet, caller, &permission, &on)?;
+            keeps_hours(fleet, caller, operation, &on)?;
             stays_in_reach(fleet, caller, &permission, operation)
         }
         Authority::PermissionOrOwn(permission) => own(fleet, caller, &permission),
@@ -151,6 +153,11 @@ pub fn decide(
         Operation::RelabelNode(asked) => fleet::manage::relabel(fleet, asked),
         Operation::RevokeNode(asked) => fleet::manage::revoke(fleet, asked),
         Operation::ReplaceNode(asked) => fleet::manage::replace(fleet, asked),
+        Operation::CordonNodes(asked) => fleet::cordon::cordon(fleet, asked),
+        Operation::UncordonNodes(asked) => fleet::cordon::uncordon(fleet, asked),
+        Operation::DrainNodes(asked) => fleet::cordon::drain(fleet, asked, at),
+        Operation::DecommissionNodes(asked) => fleet::cordon::decommission(fleet, asked, at),
+        Operation::EndDrain(asked) => fleet::cordon::end_drain(fleet, asked),
         Operation::CertifyNode(asked) => fleet::manage::certify(fleet, asked),
         Operation::SuspectIdentity(asked) => fleet::manage::suspect(fleet, asked),
         Operation::ResolveIdentity(asked) => fleet::manage::resolve(fleet, asked),
@@ -190,6 +197,10 @@ pub fn decide(
         Operation::OverrideBreaker(asked) => breaker::give(fleet, caller, asked, at),
         Operation::EndOverride(asked) => breaker::end(fleet, caller, asked, at),
         Operation::RaisePolicy(asked) => breaker::raise(fleet, asked),
+        Operation::SetWindow(asked) => window::set(fleet, asked),
+        Operation::RemoveWindow(asked) => window::remove(fleet, asked),
+        Operation::OpenWindow(asked) => window::open(fleet, asked, at),
+        Operation::ShutWindow(asked) => window::shut(fleet, asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {
@@ -220,6 +231,21 @@ fn permitted(
         Decision::Allowed { .. } => Ok(()),
         Decision::Denied(denial) => Err(Refusal::Denied(denial)),
     }
+}
+
+/// A command that does not wait for maintenance windows takes a permission of its own.
+fn keeps_hours(
+    fleet: &Fleet,
+    caller: &Caller,
+    operation: &Operation,
+    on: &[NodeId],
+) -> Result<(), Refusal> {
+    if let Operation::IssueCommand(asked) = operation
+        && asked.hours == Hours::Any
+    {
+        return permitted(fleet, caller, &Permission::of("window", "bypass"), on);
+    }
+    Ok(())
 }
 
 /// What is the caller's own needs no grant, but the key's scope still counts.

@@ -21,14 +21,15 @@ use crate::domain::deployment::content::{
 };
 use crate::domain::deployment::event::{DeploymentApplied, DeploymentForgotten, DeploymentRemoved};
 use crate::domain::fleet::event::{
-    IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved, NodeCertified,
-    NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked, TokenCreated, TokenRevoked,
-    TrustPublished,
+    DrainEnded, DrainStarted, IdentityResolved, IdentitySuspected, IncarnationRaised, NodeApproved,
+    NodeCertified, NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked,
+    NodesCordoned, NodesUncordoned, TokenCreated, TokenRevoked, TrustPublished,
 };
 use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
     RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
 };
+use crate::domain::window::event::{WindowOpened, WindowRemoved, WindowSet, WindowShut};
 
 /// What happened. Stored under the name beside each variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,18 @@ pub enum Event {
     /// A node took another's place.
     #[serde(rename = "node.replaced")]
     NodeReplaced(NodeReplaced),
+    /// Nodes were taken out of service.
+    #[serde(rename = "node.cordoned")]
+    NodesCordoned(NodesCordoned),
+    /// Nodes were put into service again.
+    #[serde(rename = "node.uncordoned")]
+    NodesUncordoned(NodesUncordoned),
+    /// The workloads of nodes are to be taken away.
+    #[serde(rename = "node.drain_started")]
+    DrainStarted(DrainStarted),
+    /// A drain ended.
+    #[serde(rename = "node.drain_ended")]
+    DrainEnded(DrainEnded),
     /// A node got a certificate.
     #[serde(rename = "node.certified")]
     NodeCertified(NodeCertified),
@@ -183,6 +196,18 @@ pub enum Event {
     /// The policy that nodes obey got a new number.
     #[serde(rename = "policy.published")]
     PolicyPublished(PolicyPublished),
+    /// A maintenance window was defined, or defined anew.
+    #[serde(rename = "window.set")]
+    WindowSet(WindowSet),
+    /// A maintenance window was removed.
+    #[serde(rename = "window.removed")]
+    WindowRemoved(WindowRemoved),
+    /// A maintenance window was opened against its schedule.
+    #[serde(rename = "window.opened")]
+    WindowOpened(WindowOpened),
+    /// A maintenance window that was opened so was shut again.
+    #[serde(rename = "window.shut")]
+    WindowShut(WindowShut),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -204,6 +229,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("node.relabelled", 1),
     ("node.revoked", 1),
     ("node.replaced", 1),
+    ("node.cordoned", 1),
+    ("node.uncordoned", 1),
+    ("node.drain_started", 1),
+    ("node.drain_ended", 1),
     ("node.certified", 1),
     ("node.suspected", 1),
     ("node.resolved", 1),
@@ -246,6 +275,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("breaker.overridden", 1),
     ("breaker.override_ended", 1),
     ("policy.published", 1),
+    ("window.set", 1),
+    ("window.removed", 1),
+    ("window.opened", 1),
+    ("window.shut", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -274,6 +307,10 @@ impl Event {
             Self::NodeRelabelled(_) => "node.relabelled",
             Self::NodeRevoked(_) => "node.revoked",
             Self::NodeReplaced(_) => "node.replaced",
+            Self::NodesCordoned(_) => "node.cordoned",
+            Self::NodesUncordoned(_) => "node.uncordoned",
+            Self::DrainStarted(_) => "node.drain_started",
+            Self::DrainEnded(_) => "node.drain_ended",
             Self::NodeCertified(_) => "node.certified",
             Self::IdentitySuspected(_) => "node.suspected",
             Self::IdentityResolved(_) => "node.resolved",
@@ -316,6 +353,10 @@ impl Event {
             Self::BreakerOverridden(_) => "breaker.overridden",
             Self::OverrideEnded(_) => "breaker.override_ended",
             Self::PolicyPublished(_) => "policy.published",
+            Self::WindowSet(_) => "window.set",
+            Self::WindowRemoved(_) => "window.removed",
+            Self::WindowOpened(_) => "window.opened",
+            Self::WindowShut(_) => "window.shut",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -21,6 +21,7 @@ pub mod operation;
 pub mod rejection;
 pub mod rollout;
 pub mod session;
+pub mod window;
 
 #[cfg(test)]
 pub(crate) mod given;

@@ -12,7 +12,7 @@ use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
     RemoveBreaker, overridden,
 };
-use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
+use crate::domain::command::issue::{Aim, CancelCommand, ConcludeCommand, IssueCommand, resolve};
 use crate::domain::deployment::apply::{
     ApplyDeployment, ForgetDeployment, RemoveDeployment, RollBackDeployment, touched,
 };
@@ -22,12 +22,16 @@ use crate::domain::deployment::steer::{
 };
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::admit::{AdmitNode, ApproveNode};
+use crate::domain::fleet::cordon::{
+    CordonNodes, DecommissionNodes, DrainNodes, EndDrain, UncordonNodes, meant,
+};
 use crate::domain::fleet::manage::{
     CertifyNode, RelabelNode, RenameNode, ReplaceNode, ResolveIdentity, RevokeNode, SuspectIdentity,
 };
 use crate::domain::fleet::token::{CreateToken, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
 use crate::domain::rejection::Rejection;
+use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
 
 /// A request that would change the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,11 @@ pub enum Operation {
     RelabelNode(RelabelNode),
     RevokeNode(RevokeNode),
     ReplaceNode(ReplaceNode),
+    CordonNodes(CordonNodes),
+    UncordonNodes(UncordonNodes),
+    DrainNodes(DrainNodes),
+    DecommissionNodes(DecommissionNodes),
+    EndDrain(EndDrain),
     CertifyNode(CertifyNode),
     SuspectIdentity(SuspectIdentity),
     ResolveIdentity(ResolveIdentity),
@@ -81,6 +90,10 @@ pub enum Operation {
     OverrideBreaker(OverrideBreaker),
     EndOverride(EndOverride),
     RaisePolicy(RaisePolicy),
+    SetWindow(SetWindow),
+    RemoveWindow(RemoveWindow),
+    OpenWindow(OpenWindow),
+    ShutWindow(ShutWindow),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -115,6 +128,11 @@ impl Operation {
             Self::RelabelNode(_) => "node.relabel",
             Self::RevokeNode(_) => "node.revoke",
             Self::ReplaceNode(_) => "node.replace",
+            Self::CordonNodes(_) => "node.cordon",
+            Self::UncordonNodes(_) => "node.uncordon",
+            Self::DrainNodes(_) => "node.drain",
+            Self::DecommissionNodes(_) => "node.decommission",
+            Self::EndDrain(_) => "node.end_drain",
             Self::CertifyNode(_) => "node.certify",
             Self::SuspectIdentity(_) => "node.suspect",
             Self::ResolveIdentity(_) => "node.resolve",
@@ -155,6 +173,10 @@ impl Operation {
             Self::OverrideBreaker(_) => "breaker.override",
             Self::EndOverride(_) => "breaker.end_override",
             Self::RaisePolicy(_) => "policy.raise",
+            Self::SetWindow(_) => "window.set",
+            Self::RemoveWindow(_) => "window.remove",
+            Self::OpenWindow(_) => "window.open",
+            Self::ShutWindow(_) => "window.shut",
         }
     }
 
@@ -188,9 +210,14 @@ impl Operation {
             Self::RelabelNode(asked) => on("relabel", &[asked.node]),
             Self::RevokeNode(asked) => on("revoke", &[asked.node]),
             Self::ReplaceNode(asked) => on("replace", &[asked.old, asked.new]),
+            Self::CordonNodes(asked) => out_of_service(fleet, &asked.nodes, "cordon")?,
+            Self::UncordonNodes(asked) => out_of_service(fleet, &asked.nodes, "cordon")?,
+            Self::DrainNodes(asked) => out_of_service(fleet, &asked.nodes, "drain")?,
+            Self::DecommissionNodes(asked) => out_of_service(fleet, &asked.nodes, "decommission")?,
             Self::CertifyNode(asked) => Authority::SystemOrNode(asked.node),
             Self::ResolveIdentity(asked) => on("resolve", &[asked.node]),
             Self::SuspectIdentity(_)
+            | Self::EndDrain(_)
             | Self::RaiseIncarnation(_)
             | Self::ConcludeCommand(_)
             | Self::ForgetDeployment(_)
@@ -253,12 +280,20 @@ impl Operation {
             Self::EndOverride(_) => {
                 Authority::SystemOrPermission(Permission::of("breaker", "override"))
             }
+            Self::SetWindow(_) | Self::RemoveWindow(_) => whole("window", "manage"),
+            Self::OpenWindow(_) | Self::ShutWindow(_) => whole("window", "override"),
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,
             Self::AbortRollout(asked) => steering(fleet, asked.rollout, "abort")?,
         })
     }
+}
+
+/// The permission to take nodes out of service, on every node that is meant.
+fn out_of_service(fleet: &Fleet, aim: &Aim, action: &'static str) -> Result<Authority, Rejection> {
+    let nodes = meant(fleet, aim)?.into_iter().collect();
+    Ok(Authority::Permission(Permission::of("node", action), nodes))
 }
 
 /// The permission to steer a rollout, on every node that it touches.

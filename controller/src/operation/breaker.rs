@@ -219,19 +219,10 @@ impl Default for BreakerDefinition {
 impl From<&Definition> for BreakerDefinition {
     fn from(definition: &Definition) -> Self {
         let (trip, recovery) = (&definition.rule.trip, &definition.rule.recovery);
-        let Gated {
-            deploy,
-            update,
-            commands,
-        } = &definition.gated;
-        let mut gates = Vec::new();
-        gates.extend(deploy.then(|| "deploy".to_owned()));
-        gates.extend(update.then(|| "update".to_owned()));
-        gates.extend(commands.iter().cloned());
         Self {
             nodes: definition.nodes.to_string(),
             watches: definition.watches.iter().map(ToString::to_string).collect(),
-            gates,
+            gates: definition.gated.names(),
             span: match &definition.span {
                 Span::Fleet => "fleet".to_owned(),
                 Span::Deployment => "deployment".to_owned(),
@@ -318,14 +309,7 @@ fn definition(name: String, asked: &BreakerDefinition) -> Result<Definition, Fai
                 probe_limit_ms: millis(asked.probe_limit_s),
             },
         },
-        gated: Gated {
-            deploy: gates.contains("deploy"),
-            update: gates.contains("update"),
-            commands: gates
-                .into_iter()
-                .filter(|gate| gate != "deploy" && gate != "update")
-                .collect(),
-        },
+        gated: Gated::of(gates),
         span,
         rollouts,
         notify: asked.notify,

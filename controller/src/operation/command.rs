@@ -13,12 +13,14 @@ use super::view::command::{
     SourceView, TargetPage, TargetView, VerbView,
 };
 use super::{Operations, Who, find_selector, unexpected};
+use crate::clock;
 use crate::domain::access::caller::Caller;
 use crate::domain::command::issue::{self, Aim, CancelCommand, EmptyAim};
-use crate::domain::command::{Counts, FleetCommand};
+use crate::domain::command::{Counts, FleetCommand, Hours};
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::operation::Operation;
+use crate::domain::window::{Wait, Work};
 use crate::operation::failure::Failure;
 use crate::uplink::{Target, UplinkError};
 
@@ -56,6 +58,11 @@ impl Operations {
             } else {
                 EmptyAim::Refuse
             },
+            hours: if asked.now {
+                Hours::Any
+            } else {
+                Hours::Windows
+            },
         });
         let applied = self.submit(who, operation).await?;
         let id = applied
@@ -73,7 +80,7 @@ impl Operations {
     }
 
     /// One node by name or id, so that a typo is an error of its own; else a selector.
-    fn aim(&self, who: &Who, text: &str) -> Result<Aim, Failure> {
+    pub(super) fn aim(&self, who: &Who, text: &str) -> Result<Aim, Failure> {
         let fleet = self.engine.fleet();
         let selector = find_selector(text)?;
         let written = selector.to_string();
@@ -152,7 +159,7 @@ impl Operations {
         let fleet = self.engine.fleet();
         let targets: Vec<_> = targets
             .iter()
-            .map(|target| target_view(&fleet, target))
+            .map(|target| target_view(&fleet, command, target))
             .collect();
         let next = targets.last().map(|target| target.node).filter(|_| more);
         Ok(TargetPage { targets, next })
@@ -188,7 +195,7 @@ impl Operations {
             .target(command, node)
             .map_err(|error| fault(&error))?;
         let fleet = self.engine.fleet();
-        Ok(target.map(|target| target_view(&fleet, &target)))
+        Ok(target.map(|target| target_view(&fleet, command, &target)))
     }
 
     /// Cancels a command on every node that has not finished it.
@@ -261,7 +268,36 @@ impl Operations {
             cancelled: command.cancel.is_some(),
             done: command.conclusion.is_some(),
             counts,
+            waits_for: self.windows_of(fleet, command)?,
         })
+    }
+
+    /// The maintenance windows that targets of a command wait for, on one line. Of
+    /// many targets the first ones are looked at.
+    fn windows_of(&self, fleet: &Fleet, command: &FleetCommand) -> Result<String, Failure> {
+        let is_open = command.conclusion.is_none() && command.cancel.is_none();
+        if !is_open || fleet.windows().iter().len() == 0 {
+            return Ok(String::new());
+        }
+        let targets = self
+            .uplink
+            .targets(command.id, None, ROWS_MAX as usize)
+            .map_err(|error| fault(&error))?;
+        let mut waits: BTreeMap<String, u32> = BTreeMap::new();
+        for wait in targets
+            .iter()
+            .filter_map(|target| window_of(fleet, command, target))
+        {
+            *waits.entry(wait.to_string()).or_default() += 1;
+        }
+        let lines: Vec<String> = waits
+            .into_iter()
+            .map(|(wait, count)| match count {
+                1 => format!("1 node {wait}"),
+                _ => format!("{count} nodes: each {wait}"),
+            })
+            .collect();
+        Ok(lines.join("; "))
     }
 
     /// The name of the one node that a command without a selector goes to.
@@ -361,15 +397,28 @@ fn what(action: &Action) -> String {
     }
 }
 
-fn target_view(fleet: &Fleet, target: &Target) -> TargetView {
+/// The maintenance window that a target waits for; none when it does not.
+fn window_of(fleet: &Fleet, command: &FleetCommand, target: &Target) -> Option<Wait> {
+    if target.state.name() != "waiting" || command.hours == Hours::Any {
+        return None;
+    }
+    let node = fleet.node(target.node)?;
+    let work = Work::Command(&command.action);
+    fleet.windows().wait(node.subject(), work, clock::now())
+}
+
+fn target_view(fleet: &Fleet, command: CommandId, target: &Target) -> TargetView {
     let (code, detail) = target.state.reason().unwrap_or_default();
+    let known = fleet.commands().get(command);
+    let wait = known.and_then(|known| window_of(fleet, known, target));
+    let detail = wait.map_or_else(|| detail.to_owned(), |wait| wait.to_string());
     TargetView {
         node: target.node,
         name: node_name(fleet, target.node),
         state: target.state.name().to_owned(),
         done: target.state.is_final(),
         code: code.map(str::to_owned),
-        detail: detail.to_owned(),
+        detail,
         receipt: target
             .receipt
             .as_ref()

@@ -13,7 +13,7 @@ use protocol::id::{NodeId, RequestId, RolloutId};
 use protocol::selector::Selector;
 
 use super::command::node_name;
-use super::rollout::{caller_name, fault, state_of};
+use super::rollout::{caller_name, fault, state_of, waits_for};
 use super::view::deployment::{
     ApplyAnswer, ApplyDeployment, ChangeView, DeploymentDetail, DeploymentList, DeploymentView,
     ListStatus, NodeStatus, RemoveDeployment, RevisionDetail, RevisionList, RevisionView,
@@ -33,8 +33,9 @@ use crate::domain::fleet::Fleet;
 use crate::domain::moment::Moment;
 use crate::domain::operation::Operation;
 use crate::domain::rollout::ask::{Experts, RolloutAsk, rejection};
-use crate::domain::rollout::event::RolloutStarted;
+use crate::domain::rollout::event::{Kind, RolloutStarted};
 use crate::domain::rollout::params::{Approve, Params};
+use crate::domain::rollout::target::TargetState;
 use crate::operation::failure::{Failure, chain};
 use crate::uplink::intake::StoredDesired;
 use crate::uplink::{Link, RolloutStatus};
@@ -248,7 +249,12 @@ impl Operations {
             .filter(|(node, _)| fleet.node(*node).is_some_and(|node| reach.covers(node)))
             .map(|(node, order)| self.node_status(&fleet, known, node, &order))
             .collect::<Result<_, _>>()?;
-        Ok(StatusPage { nodes, next })
+        let status = known.rollout.and_then(|id| self.uplink.rollout_status(id));
+        Ok(StatusPage {
+            nodes,
+            next,
+            waits_for: status.map_or_else(String::new, |status| status.waits_for),
+        })
     }
 
     fn node_status(
@@ -280,6 +286,7 @@ impl Operations {
             heard_at: None,
             code: None,
             detail: String::new(),
+            waits_for: held_back(fleet, known, node, order).unwrap_or_default(),
             workloads: Vec::new(),
             drift: Vec::new(),
         };
@@ -505,6 +512,26 @@ impl Operations {
         }
         answer
     }
+}
+
+/// What holds a node back from the revision that it should have.
+fn held_back(
+    fleet: &Fleet,
+    known: &Deployment,
+    node: NodeId,
+    order: &StoredDesired,
+) -> Option<String> {
+    let open = known.rollout.and_then(|id| fleet.rollouts().get(id));
+    let meant = open.map(|rollout| rollout.revision).or(known.settled);
+    if meant.is_none() || order.want.revision() == meant {
+        return None;
+    }
+    let state = match &fleet.node(node)?.cordon {
+        Some(_) => TargetState::Cordoned,
+        None if open.is_some_and(|rollout| rollout.course.kind == Kind::Rollback) => return None,
+        None => TargetState::Windowed,
+    };
+    waits_for(fleet, node, state)
 }
 
 fn parameters(asked: Option<serde_json::Value>) -> Result<Params, Failure> {

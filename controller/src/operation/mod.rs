@@ -24,6 +24,7 @@ mod series;
 mod system;
 mod token;
 mod trust;
+mod window;
 
 use std::sync::Arc;
 

@@ -1,23 +1,32 @@
 //! Nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::id::NodeId;
 use protocol::label::Labels;
 use protocol::state::StateValue;
 
+use super::rollout::caller_name;
 use super::view::node::{
-    BudgetsView, FactsView, ListNodes, NodeDetail, NodeList, NodeView, ProblemView, RelabelNode,
-    RenameNode, ReplaceNode, Resolution, ResolveNode, RevokeNode,
+    BudgetsView, CordonNodes, CordonView, DecommissionNodes, DrainNodes, FactsView, ListNodes,
+    NodeDetail, NodeList, NodeView, ProblemView, RelabelNode, RenameNode, ReplaceNode, Resolution,
+    ResolveNode, RevokeNode,
 };
 use super::{Operations, Who, find_node, find_selector};
+use crate::domain::command::issue::Aim;
+use crate::domain::fleet::Fleet;
 use crate::domain::fleet::admit::ApproveNode;
+use crate::domain::fleet::cordon::{self, Leaving};
 use crate::domain::fleet::manage;
 use crate::domain::fleet::node::Node;
 use crate::domain::operation::Operation;
 use crate::operation::failure::Failure;
 use crate::uplink::Link;
+
+/// How long a drain is tried, unless the caller says otherwise.
+const DRAIN_WITHIN: Duration = Duration::from_secs(900);
 
 impl Operations {
     /// Nodes that a selector matches and that the caller may see, by name.
@@ -38,7 +47,7 @@ impl Operations {
                 Some(selector) => selector.matches(node.subject()),
                 None => !node.has_left(),
             })
-            .map(|node| self.node_view(node))
+            .map(|node| self.node_view(&fleet, node))
             .collect();
         nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(NodeList { nodes })
@@ -52,7 +61,7 @@ impl Operations {
         let fleet = self.engine.fleet();
         let node = self.visible_node(who, &fleet, node, ("node", "read"))?;
         let mut detail = NodeDetail {
-            node: self.node_view(node),
+            node: self.node_view(&fleet, node),
             facts: None,
             budgets: None,
             suspicion: node
@@ -195,6 +204,83 @@ impl Operations {
         self.change_node(who, node, operation).await
     }
 
+    /// Takes nodes out of service: they get nothing that they do not have.
+    ///
+    /// # Errors
+    /// When it is denied on any of them, or none is meant.
+    pub async fn cordon_nodes(&self, who: &Who, asked: CordonNodes) -> Result<NodeList, Failure> {
+        let nodes = self.aim(who, &asked.nodes)?;
+        let (aim, reason) = (nodes.clone(), asked.reason);
+        let operation = Operation::CordonNodes(cordon::CordonNodes { nodes, reason });
+        self.change_nodes(who, &aim, operation).await
+    }
+
+    /// Puts nodes into service again.
+    ///
+    /// # Errors
+    /// When it is denied on any of them, or none is meant.
+    pub async fn uncordon_nodes(&self, who: &Who, asked: CordonNodes) -> Result<NodeList, Failure> {
+        let nodes = self.aim(who, &asked.nodes)?;
+        let (aim, reason) = (nodes.clone(), asked.reason);
+        let operation = Operation::UncordonNodes(cordon::UncordonNodes { nodes, reason });
+        self.change_nodes(who, &aim, operation).await
+    }
+
+    /// Takes the workloads of nodes away. Returns when that has begun.
+    ///
+    /// # Errors
+    /// When it is denied on any of them, none is meant, or the time is out of bounds.
+    pub async fn drain_nodes(&self, who: &Who, asked: DrainNodes) -> Result<NodeList, Failure> {
+        let nodes = self.aim(who, &asked.nodes)?;
+        let aim = nodes.clone();
+        let operation = Operation::DrainNodes(cordon::DrainNodes {
+            nodes,
+            reason: asked.reason,
+            within: asked.timeout_s.map_or(DRAIN_WITHIN, Duration::from_secs),
+        });
+        self.change_nodes(who, &aim, operation).await
+    }
+
+    /// Lets nodes leave the fleet, once they are drained or at once.
+    ///
+    /// # Errors
+    /// When it is denied on any of them, none is meant, or the time is out of bounds.
+    pub async fn decommission_nodes(
+        &self,
+        who: &Who,
+        asked: DecommissionNodes,
+    ) -> Result<NodeList, Failure> {
+        let nodes = self.aim(who, &asked.nodes)?;
+        let aim = nodes.clone();
+        let within = asked.timeout_s.map_or(DRAIN_WITHIN, Duration::from_secs);
+        let operation = Operation::DecommissionNodes(cordon::DecommissionNodes {
+            nodes,
+            reason: asked.reason,
+            how: if asked.force {
+                Leaving::AtOnce
+            } else {
+                Leaving::Drained(within)
+            },
+        });
+        self.change_nodes(who, &aim, operation).await
+    }
+
+    /// Changes nodes and shows them as they are after it.
+    async fn change_nodes(
+        &self,
+        who: &Who,
+        aim: &Aim,
+        operation: Operation,
+    ) -> Result<NodeList, Failure> {
+        let meant = cordon::meant(&self.engine.fleet(), aim);
+        self.submit(who, operation).await?;
+        let fleet = self.engine.fleet();
+        let nodes = meant?.into_iter().filter_map(|node| fleet.node(node));
+        Ok(NodeList {
+            nodes: nodes.map(|node| self.node_view(&fleet, node)).collect(),
+        })
+    }
+
     async fn change_node(
         &self,
         who: &Who,
@@ -203,7 +289,7 @@ impl Operations {
     ) -> Result<NodeView, Failure> {
         self.submit(who, operation).await?;
         let fleet = self.engine.fleet();
-        Ok(self.node_view(find_node(&fleet, &node.to_string())?))
+        Ok(self.node_view(&fleet, find_node(&fleet, &node.to_string())?))
     }
 
     /// The id that a text means. Whoever may see no node learns nothing of names.
@@ -248,7 +334,21 @@ impl Operations {
         })
     }
 
-    fn node_view(&self, node: &Node) -> NodeView {
+    fn cordon_view(&self, fleet: &Fleet, node: &Node) -> Option<CordonView> {
+        let cordon = node.cordon.as_ref()?;
+        let drain = cordon.draining();
+        let left = drain.and_then(|_| self.uplink.drain(node.id));
+        Some(CordonView {
+            state: cordon.name().to_owned(),
+            since: cordon.since.into(),
+            by: caller_name(fleet, cordon.by),
+            reason: cordon.reason.clone(),
+            until: drain.map(|drain| drain.until.into()),
+            left: left.unwrap_or_default().left,
+        })
+    }
+
+    fn node_view(&self, fleet: &Fleet, node: &Node) -> NodeView {
         let presence = self.uplink.presence(node.id);
         let health = presence.health.iter().flat_map(|health| &health.problems);
         let problems = health
@@ -281,6 +381,7 @@ impl Operations {
                 .filter(|version| !version.is_empty()),
             clock_offset_ms: presence.clock_offset_ms,
             joined_at: node.joined_at.into(),
+            cordon: self.cordon_view(fleet, node),
             problems,
         }
     }

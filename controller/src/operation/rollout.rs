@@ -14,6 +14,7 @@ use super::view::rollout::{
     RolloutLogLine, RolloutTargetPage, RolloutTargetView, RolloutView, RolloutWaveView,
 };
 use super::{Lines, Operations, Who};
+use crate::clock;
 use crate::domain::access::caller::Caller;
 use crate::domain::deployment::rollouts::Rollout;
 use crate::domain::deployment::steer;
@@ -22,7 +23,8 @@ use crate::domain::operation::Operation;
 use crate::domain::rollout::course::{Course, Stop};
 use crate::domain::rollout::event::{AfterAbort, Kind};
 use crate::domain::rollout::params::Approve;
-use crate::domain::rollout::target::{TargetRow, TargetState};
+use crate::domain::rollout::target::{TargetRow, TargetState, Withheld};
+use crate::domain::window::Work;
 use crate::operation::failure::Failure;
 use crate::uplink::{RolloutStatus, UplinkError};
 
@@ -259,6 +261,7 @@ impl Operations {
         let (code, detail) = failure.map_or((None, String::new()), |stored| {
             (stored.result.code, stored.result.detail)
         });
+        let detail = waits_for(fleet, node, row.state).unwrap_or(detail);
         Ok(RolloutTargetView {
             node,
             name: node_name(fleet, node),
@@ -355,6 +358,26 @@ impl Operations {
             }
         }
         Ok(status)
+    }
+}
+
+/// Why a target is told nothing, where its node or the time is the reason.
+pub(super) fn waits_for(fleet: &Fleet, node: NodeId, state: TargetState) -> Option<String> {
+    let record = fleet.node(node)?;
+    match state.withheld()? {
+        Withheld::Cordoned => {
+            let cordon = record.cordon.as_ref()?;
+            Some(format!(
+                "{}: {}",
+                cordon.name().replace('_', " "),
+                cordon.reason
+            ))
+        }
+        Withheld::Windowed => {
+            let windows = fleet.windows();
+            let wait = windows.wait(record.subject(), Work::Deploy, clock::now())?;
+            Some(wait.to_string())
+        }
     }
 }
 

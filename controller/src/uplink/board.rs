@@ -71,6 +71,13 @@ pub struct RolloutStatus {
     pub waits_for: String,
 }
 
+/// What a node that is drained still has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainStatus {
+    /// Names of deployments, and what taking each away waits for.
+    pub left: BTreeMap<String, String>,
+}
+
 /// Open commands as the desk sees them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CommandBoard {
@@ -82,6 +89,7 @@ struct Sheet {
     presences: BTreeMap<NodeId, Presence>,
     commands: CommandBoard,
     rollouts: BTreeMap<RolloutId, RolloutStatus>,
+    drains: BTreeMap<NodeId, DrainStatus>,
     stats: DeskStats,
 }
 
@@ -97,6 +105,7 @@ impl Board {
         presences: impl Iterator<Item = (NodeId, Presence)>,
         commands: CommandBoard,
         rollouts: Vec<(RolloutId, Option<RolloutStatus>)>,
+        drains: Option<BTreeMap<NodeId, DrainStatus>>,
         stats: &DeskStats,
     ) {
         let mut sheet = self.lock();
@@ -107,6 +116,9 @@ impl Board {
                 Some(status) => sheet.rollouts.insert(rollout, status),
                 None => sheet.rollouts.remove(&rollout),
             };
+        }
+        if let Some(drains) = drains {
+            sheet.drains = drains;
         }
         sheet.stats.clone_from(stats);
     }
@@ -145,6 +157,12 @@ impl Board {
     #[must_use]
     pub fn rollout(&self, rollout: RolloutId) -> Option<RolloutStatus> {
         self.lock().rollouts.get(&rollout).cloned()
+    }
+
+    /// What a node that is drained still has; none when it is not being drained.
+    #[must_use]
+    pub fn drain(&self, node: NodeId) -> Option<DrainStatus> {
+        self.lock().drains.get(&node).cloned()
     }
 
     /// What happened since the start.

@@ -286,7 +286,7 @@ impl Dispatch {
                     let (ended, detail) = if is_up(*node) {
                         (
                             Ended::Expired,
-                            "never sent: the command's pace or the node's identity held it back",
+                            "never sent: the command's pace, the node's identity or its maintenance window held it back",
                         )
                     } else {
                         (Ended::Unreachable, "never sent: the node was not connected")

@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::broker::{Pipe, PipeCounts, PipeState};
 use crate::domain::command::Counts;
 use crate::domain::rollout::target::TargetRow;
-use crate::uplink::board::{Board, LinkState, RolloutStatus};
+use crate::uplink::board::{Board, DrainStatus, LinkState, RolloutStatus};
 use crate::uplink::desk::DeskStats;
 use crate::uplink::dispatch::{self, CommandStatus};
 use crate::uplink::intake::{
@@ -424,6 +424,12 @@ impl Uplink {
     #[must_use]
     pub fn rollout_status(&self, rollout: RolloutId) -> Option<RolloutStatus> {
         self.board.rollout(rollout)
+    }
+
+    /// What a node that is drained still has; none when it is not being drained.
+    #[must_use]
+    pub fn drain(&self, node: NodeId) -> Option<DrainStatus> {
+        self.board.drain(node)
     }
 
     /// Where targets of a rollout stand, by node id, after `after`.

@@ -26,7 +26,7 @@ pub mod task;
 mod tests;
 mod wants;
 
-pub use board::RolloutStatus;
+pub use board::{DrainStatus, RolloutStatus};
 pub use gate::FleetGate;
 pub use handle::{
     Health, Link, News, NewsOf, Presence, State, Target, TargetCounts, Uplink, UplinkError,

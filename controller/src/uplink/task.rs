@@ -26,6 +26,7 @@ use crate::domain::command::issue::ConcludeCommand;
 use crate::domain::deployment::apply::ForgetDeployment;
 use crate::domain::deployment::steer::RecordRollout;
 use crate::domain::fleet::Fleet;
+use crate::domain::fleet::cordon::EndDrain;
 use crate::domain::fleet::manage::SuspectIdentity;
 use crate::domain::fleet::trust::RaiseIncarnation;
 use crate::domain::operation::Operation;
@@ -145,6 +146,7 @@ enum Finding {
     Conclude(ConcludeCommand),
     Decide(RecordRollout),
     Forget(ForgetDeployment),
+    EndDrain(EndDrain),
     Move(RecordBreaker),
     EndOverride(EndOverride),
     RaisePolicy(RaisePolicy),
@@ -393,6 +395,7 @@ impl<S: FrameSink + 'static> Floor<S> {
             DeskEvent::Gone(deployment) => {
                 self.find(Finding::Forget(ForgetDeployment { deployment }));
             }
+            DeskEvent::DrainOver(end) => self.find(Finding::EndDrain(end)),
             DeskEvent::Moved(moved) => self.find(Finding::Move(*moved)),
             DeskEvent::OverrideOver(number) => {
                 self.find(Finding::EndOverride(EndOverride { number }));
@@ -548,6 +551,11 @@ impl Officer {
                 .get(forget.deployment)
                 .is_some_and(|deployment| deployment.removal.is_some())
                 .then_some(Operation::ForgetDeployment(forget)),
+            Finding::EndDrain(end) => fleet
+                .node(end.node)
+                .and_then(|node| node.cordon.as_ref())
+                .is_some_and(|cordon| cordon.draining().is_some())
+                .then_some(Operation::EndDrain(end)),
             Finding::Move(moved) => fleet
                 .breakers()
                 .get(&moved.breaker)

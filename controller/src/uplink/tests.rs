@@ -47,6 +47,7 @@ use crate::broker::embedded::{EmbeddedBroker, EmbeddedConfig};
 use crate::domain::access::caller::Caller;
 use crate::domain::access::key::SecretDigest;
 use crate::domain::access::manage::RecoverAdmin;
+use crate::domain::command::Hours;
 use crate::domain::command::issue::{Aim, CancelCommand, EmptyAim, IssueCommand};
 use crate::domain::event::Event;
 use crate::domain::fleet::admit::ApproveNode;
@@ -260,6 +261,7 @@ impl World {
             concurrency_max: None,
             rate_per_min: None,
             empty: EmptyAim::Refuse,
+            hours: Hours::Windows,
         };
         let events = self.submit(Operation::IssueCommand(issue)).await;
         events

@@ -129,7 +129,7 @@ impl Run {
                     Output::Record(decision) => {
                         inputs.push(Input::Recorded { decision, at: now });
                     }
-                    Output::Save { .. } => {}
+                    Output::Save { .. } | Output::Waited(_) => {}
                     Output::Send { node, order, want } => self.send(node, order, want, now),
                 }
             }

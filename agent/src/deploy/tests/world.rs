@@ -739,7 +739,8 @@ pub(super) fn desired(generation: u64, want: Want) -> Desired {
         number: 1,
         name: "web".to_owned(),
         generation,
-        at: UnixMillis(0),
+        // Not one that the node is late with.
+        at: UnixMillis(u64::MAX),
         want,
     }
 }

@@ -27,6 +27,7 @@ use protocol::deployment::desired::{Cause, Target, Want};
 use protocol::deployment::observed::{ChangeOutcome, Phase, Workload};
 use protocol::time::UnixMillis;
 
+use super::catch_up::CatchUp;
 use super::goal::{Goal, stem};
 use super::observed::{Container, Health, Observed, Run};
 use super::plan::{Aim, End, Hints, Plan, Step, choose, end_of, plan};
@@ -142,6 +143,7 @@ pub struct Machine {
     /// Since when everything is healthy, and which runs of which containers.
     healthy: Option<(Tick, Vec<Lived>)>,
     backoff: Backoff,
+    catch_up: CatchUp,
     retry_at: Option<Tick>,
     trouble: Option<StepError>,
     /// The engine did not answer when it was asked last, and what ran before.
@@ -174,6 +176,7 @@ impl Machine {
             },
             healthy: None,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
+            catch_up: CatchUp::new(seed),
             retry_at: None,
             trouble: None,
             engine_lost: false,
@@ -260,8 +263,16 @@ impl Machine {
         now: Moment,
         at: UnixMillis,
     ) -> Decision {
-        // An order is judged without a look.
-        if record.stage != Stage::New {
+        if record.stage == Stage::New {
+            let begins = self.catch_up.begins_at(&record.desired, now.tick, at);
+            if now.tick < begins {
+                let detail = "late, so it waits for a moment by chance".to_owned();
+                self.show(Phase::Waiting, None, detail);
+                self.wakes_at = begins;
+                return Decision::default();
+            }
+        } else {
+            // An order is judged without a look.
             self.take_up(record, observed, now);
         }
         let mut decision = match &record.stage {

@@ -2,6 +2,7 @@
 //!
 //! - [`record`]: what a node keeps of a deployment over a crash, and how that
 //!   changes.
+//! - [`catch_up`]: when a node begins with what it is late with.
 //! - [`goal`]: what a revision means on this node: names, and what makes two
 //!   containers the same.
 //! - [`observed`]: what the engine says there is.
@@ -17,6 +18,7 @@
 //! healthy for as long as asked. Of one service at most one container is meant
 //! to stay.
 
+pub mod catch_up;
 pub mod goal;
 pub mod machine;
 pub mod observed;

@@ -16,6 +16,7 @@ mod stream;
 mod system;
 mod token;
 mod trust;
+mod window;
 
 use std::sync::{Arc, LazyLock};
 
@@ -84,6 +85,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(access::routes())
                 .merge(audit::routes())
                 .merge(breaker::routes())
+                .merge(window::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

@@ -12,8 +12,8 @@ use crate::api::extract::{Asked, Given};
 use crate::api::problem::Refusals;
 use crate::operation::Who;
 use crate::operation::view::node::{
-    ListNodes, NodeDetail, NodeList, NodeView, RelabelNode, RenameNode, ReplaceNode, ResolveNode,
-    RevokeNode,
+    CordonNodes, DecommissionNodes, DrainNodes, ListNodes, NodeDetail, NodeList, NodeView,
+    RelabelNode, RenameNode, ReplaceNode, ResolveNode, RevokeNode,
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
@@ -26,6 +26,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
         .routes(routes!(revoke))
         .routes(routes!(replace))
         .routes(routes!(resolve))
+        .routes(routes!(cordon))
+        .routes(routes!(uncordon))
+        .routes(routes!(drain))
+        .routes(routes!(decommission))
 }
 
 /// Nodes that a selector matches.
@@ -124,4 +128,48 @@ async fn resolve(
     Given(given): Given<ResolveNode>,
 ) -> Answer<NodeView> {
     json(face.operations.resolve_node(&who, &node, given).await)
+}
+
+/// Takes nodes out of service: they get nothing that they do not have.
+#[utoipa::path(post, path = "/service/cordon", tag = "nodes", request_body = CordonNodes,
+    responses((status = 200, body = NodeList), Refusals))]
+async fn cordon(
+    who: Who,
+    State(face): State<Arc<Face>>,
+    Given(given): Given<CordonNodes>,
+) -> Answer<NodeList> {
+    json(face.operations.cordon_nodes(&who, given).await)
+}
+
+/// Puts nodes into service again.
+#[utoipa::path(post, path = "/service/uncordon", tag = "nodes", request_body = CordonNodes,
+    responses((status = 200, body = NodeList), Refusals))]
+async fn uncordon(
+    who: Who,
+    State(face): State<Arc<Face>>,
+    Given(given): Given<CordonNodes>,
+) -> Answer<NodeList> {
+    json(face.operations.uncordon_nodes(&who, given).await)
+}
+
+/// Takes the workloads of nodes away. The answer comes when that has begun.
+#[utoipa::path(post, path = "/service/drain", tag = "nodes", request_body = DrainNodes,
+    responses((status = 200, body = NodeList), Refusals))]
+async fn drain(
+    who: Who,
+    State(face): State<Arc<Face>>,
+    Given(given): Given<DrainNodes>,
+) -> Answer<NodeList> {
+    json(face.operations.drain_nodes(&who, given).await)
+}
+
+/// Lets nodes leave the fleet, once they are drained or at once.
+#[utoipa::path(post, path = "/service/decommission", tag = "nodes", request_body = DecommissionNodes,
+    responses((status = 200, body = NodeList), Refusals))]
+async fn decommission(
+    who: Who,
+    State(face): State<Arc<Face>>,
+    Given(given): Given<DecommissionNodes>,
+) -> Answer<NodeList> {
+    json(face.operations.decommission_nodes(&who, given).await)
 }

@@ -44,6 +44,9 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("metrics", "live"),
     ("metrics", "read"),
     ("node", "approve"),
+    ("node", "cordon"),
+    ("node", "decommission"),
+    ("node", "drain"),
     ("node", "read"),
     ("node", "relabel"),
     ("node", "rename"),
@@ -69,6 +72,10 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("token", "revoke"),
     ("trust", "read"),
     ("trust", "rotate"),
+    ("window", "bypass"),
+    ("window", "manage"),
+    ("window", "override"),
+    ("window", "read"),
 ];
 
 /// A permission or a pattern of permissions: either side may be `*`.

@@ -79,6 +79,8 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
                 "breaker:trip",
                 "command:*",
                 "metrics:live",
+                "node:cordon",
+                "node:drain",
                 "node:relabel",
                 "node:rename",
                 "rollout:abort",
@@ -114,6 +116,7 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
                 "command:ping",
                 "key:revoke",
                 "node:approve",
+                "node:decommission",
                 "node:resolve",
                 "node:revoke",
                 "principal:disable",
@@ -339,7 +342,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 8 + 12 + 10 + 1 + 5);
+        assert_eq!(parts, 1 + 10 + 12 + 11 + 1 + 5);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use protocol::selector::Selector;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::command::Counts;
+use crate::domain::command::{Counts, Hours};
 use crate::domain::digest::Digest;
 
 /// A command was issued to some nodes.
@@ -39,6 +39,9 @@ pub struct CommandIssued {
     /// Nodes that the selector matches and that were left out, because their
     /// identity is in doubt.
     pub withheld: u32,
+    /// Whether it waits for maintenance windows.
+    #[serde(default, skip_serializing_if = "Hours::is_default")]
+    pub hours: Hours,
 }
 
 /// Someone asked to cancel a command.

@@ -13,13 +13,14 @@ use protocol::time::millis;
 use crate::domain::audit::merkle;
 use crate::domain::breaker::manage::admit_command;
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
-use crate::domain::command::{COMMANDS_OPEN_MAX, Counts, FleetCommand};
+use crate::domain::command::{COMMANDS_OPEN_MAX, Counts, FleetCommand, Hours};
 use crate::domain::decide::Targets;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::Rejection;
+use crate::domain::window::Work;
 
 /// The most nodes that one command goes to, which is every node of the largest
 /// fleet that one controller holds.
@@ -47,6 +48,8 @@ pub struct IssueCommand {
     pub rate_per_min: Option<u32>,
     /// What to do when no node is meant.
     pub empty: EmptyAim,
+    /// Whether it waits for maintenance windows.
+    pub hours: Hours,
 }
 
 /// Which nodes a command is for.
@@ -162,6 +165,7 @@ pub(crate) fn issue(
         ));
     }
     admit_command(fleet, &asked.action, &resolved.nodes, at)?;
+    opens_in_time(fleet, asked, &resolved.nodes, at)?;
     let command: CommandId = at.ids.id(0);
     let issued = CommandIssued {
         command,
@@ -178,6 +182,7 @@ pub(crate) fn issue(
         target_count: u32::try_from(resolved.nodes.len()).unwrap_or(u32::MAX),
         targets_digest: targets_digest(&resolved.nodes),
         withheld: resolved.withheld,
+        hours: asked.hours,
     };
     check_as_sent(&issued, at)?;
     let mut events = vec![Event::CommandIssued(issued)];
@@ -193,6 +198,45 @@ pub(crate) fn issue(
         nodes: resolved.nodes,
     };
     Ok((events, targets))
+}
+
+/// Refuses a command that a node could never start, because its maintenance window
+/// opens when it is too late: whoever issues it learns that now.
+fn opens_in_time(
+    fleet: &Fleet,
+    asked: &IssueCommand,
+    nodes: &[NodeId],
+    at: &Moment,
+) -> Result<(), Rejection> {
+    let windows = fleet.windows();
+    if asked.hours == Hours::Any || windows.iter().len() == 0 {
+        return Ok(());
+    }
+    let start_by = at.now.after(asked.start_within);
+    let mut late = nodes
+        .iter()
+        .filter_map(|node| fleet.node(*node))
+        .filter_map(|node| {
+            let work = Work::Command(&asked.action);
+            let wait = windows.wait(node.subject(), work, at.now)?;
+            (wait.until >= start_by).then_some((node, wait))
+        });
+    let Some((node, wait)) = late.next() else {
+        return Ok(());
+    };
+    let more = late.count();
+    let rest = if more == 0 {
+        String::new()
+    } else {
+        format!(", and {more} more nodes wait as long")
+    };
+    Err(Rejection::new(
+        ErrorCode::WindowClosed,
+        format!(
+            "node {} {wait}, when the command's time to start is over{rest}",
+            node.name
+        ),
+    ))
 }
 
 pub(crate) fn cancel(fleet: &Fleet, asked: &CancelCommand) -> Result<Vec<Event>, Rejection> {

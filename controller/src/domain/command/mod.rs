@@ -31,6 +31,25 @@ pub const COMMANDS_OPEN_MAX: usize = 256;
 /// Concluded commands that are remembered here; older ones are in the journal.
 pub const COMMANDS_RECENT_MAX: usize = 512;
 
+/// Whether a command waits for maintenance windows. Append-only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hours {
+    /// It begins on a node only while a window of it is open.
+    #[default]
+    Windows,
+    /// It begins at any time.
+    Any,
+}
+
+impl Hours {
+    /// Whether it is the one that nobody needs to name.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The command part of the fleet's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commands {
@@ -70,6 +89,8 @@ pub struct FleetCommand {
     pub targets_digest: Digest,
     /// Nodes that were left out because their identity is in doubt.
     pub withheld: u32,
+    /// Whether it waits for maintenance windows.
+    pub hours: Hours,
     /// Who asked to cancel it, and when.
     pub cancel: Option<(UnixMillis, Caller)>,
     /// How it ended; none while it is open.
@@ -165,6 +186,10 @@ impl Commands {
             | Event::NodeRelabelled(_)
             | Event::NodeRevoked(_)
             | Event::NodeReplaced(_)
+            | Event::NodesCordoned(_)
+            | Event::NodesUncordoned(_)
+            | Event::DrainStarted(_)
+            | Event::DrainEnded(_)
             | Event::NodeCertified(_)
             | Event::IdentitySuspected(_)
             | Event::IdentityResolved(_)
@@ -204,6 +229,10 @@ impl Commands {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_)
+            | Event::WindowSet(_)
+            | Event::WindowRemoved(_)
+            | Event::WindowOpened(_)
+            | Event::WindowShut(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
@@ -226,6 +255,7 @@ impl Commands {
             target_count: event.target_count,
             targets_digest: event.targets_digest,
             withheld: event.withheld,
+            hours: event.hours,
             cancel: None,
             conclusion: None,
         };

@@ -128,15 +128,20 @@ pub fn touched(
 }
 
 /// The nodes that a revision goes to now. One whose identity is in doubt gets no
-/// change until someone has resolved it.
+/// change until someone has resolved it; one that is cordoned may be taken back, and
+/// gets what is new as a late joiner once it is in service again.
 pub fn candidates<'a>(
     fleet: &'a Fleet,
     selector: &'a Selector,
+    kind: Kind,
 ) -> impl Iterator<Item = &'a Node> + use<'a> {
+    let serves =
+        move |node: &Node| node.cordon.is_none() || (kind == Kind::Rollback && !node.is_drained());
     fleet
         .nodes()
         .map(AsRef::as_ref)
         .filter(|node| node.is_active() && node.suspicion.is_none())
+        .filter(move |node| serves(node))
         .filter(|node| selector.matches(node.subject()))
 }
 
@@ -346,7 +351,7 @@ fn start(
 ) -> Result<Decided, Rejection> {
     check_limits(fleet, &applied, &how.params)?;
     let rollout: RolloutId = at.ids.id(1);
-    let plan = plan(fleet, &applied, how)?;
+    let plan = plan(fleet, &applied, kind, how)?;
     let started = RolloutStarted {
         rollout,
         deployment: applied.deployment,
@@ -374,9 +379,14 @@ fn start(
 ///
 /// # Errors
 /// When no node is meant, or more than the parameters allow.
-pub fn plan(fleet: &Fleet, applied: &DeploymentApplied, how: &How) -> Result<Plan, Rejection> {
+pub fn plan(
+    fleet: &Fleet,
+    applied: &DeploymentApplied,
+    kind: Kind,
+    how: &How,
+) -> Result<Plan, Rejection> {
     let selector = &applied.selector;
-    let nodes: Vec<Candidate<'_>> = candidates(fleet, selector)
+    let nodes: Vec<Candidate<'_>> = candidates(fleet, selector, kind)
         .map(|node| Candidate {
             node: node.id,
             labels: &node.labels,
@@ -386,7 +396,9 @@ pub fn plan(fleet: &Fleet, applied: &DeploymentApplied, how: &How) -> Result<Pla
     if nodes.is_empty() && how.empty == EmptyAim::Refuse {
         return Err(Rejection::new(
             ErrorCode::SelectorEmpty,
-            format!("selector {selector} matches no active node whose identity is sound"),
+            format!(
+                "selector {selector} matches no active node that is in service and whose identity is sound"
+            ),
         ));
     }
     if nodes.len() > how.params.targets_max as usize {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::access::key::SecretDigest;
 use crate::domain::digest::Digest;
+use crate::domain::fleet::cordon::{AfterDrain, DrainOutcome};
 use crate::domain::fleet::node::{AdmissionFacts, Certificate, Doubt};
 use crate::domain::fleet::token::Approval;
 
@@ -94,6 +95,48 @@ pub struct NodeRevoked {
     pub node: NodeId,
     /// Why, in the operator's words.
     pub reason: String,
+}
+
+/// Nodes were taken out of service: they get nothing that they do not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesCordoned {
+    /// Which.
+    pub nodes: BTreeSet<NodeId>,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// Nodes were put into service again; what was being drained is drained no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesUncordoned {
+    /// Which.
+    pub nodes: BTreeSet<NodeId>,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// The workloads of nodes are to be taken away; the nodes are cordoned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStarted {
+    /// Which.
+    pub nodes: BTreeSet<NodeId>,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Until when that is tried.
+    pub until: UnixMillis,
+    /// What follows.
+    pub then: AfterDrain,
+}
+
+/// A drain ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainEnded {
+    /// Of which node.
+    pub node: NodeId,
+    /// How.
+    pub how: DrainOutcome,
+    /// Deployments that are left on it.
+    pub left: u32,
 }
 
 /// A node took over the name, labels and duties of another, which left.

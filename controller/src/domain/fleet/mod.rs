@@ -1,7 +1,7 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment, rollout and breaker parts
+//! force, and holds the access, command, deployment, rollout, breaker and window parts
 //! beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
 //! fleet costs a few reference counts and the engine can publish one after every
 //! batch.
@@ -11,6 +11,7 @@
 //! was written ends, and ends the same.
 
 pub mod admit;
+pub mod cordon;
 pub mod event;
 pub mod manage;
 pub mod node;
@@ -38,6 +39,7 @@ use crate::domain::deployment::Deployments;
 use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
 use crate::domain::rejection::Rejection;
+use crate::domain::window::Windows;
 
 /// The whole event-sourced state of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,7 @@ pub struct Fleet {
     deployments: Arc<Deployments>,
     rollouts: Arc<Rollouts>,
     breakers: Arc<Breakers>,
+    windows: Arc<Windows>,
 }
 
 impl Fleet {
@@ -74,6 +77,7 @@ impl Fleet {
             deployments: Arc::default(),
             rollouts: Arc::default(),
             breakers: Arc::default(),
+            windows: Arc::default(),
         }
     }
 
@@ -160,6 +164,12 @@ impl Fleet {
         &self.breakers
     }
 
+    /// When nodes may be changed.
+    #[must_use]
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
     /// A node by id.
     ///
     /// # Errors
@@ -195,6 +205,10 @@ impl Fleet {
                 },
             ),
             Event::NodeReplaced(event) => self.replace(event, at),
+            Event::NodesCordoned(_)
+            | Event::NodesUncordoned(_)
+            | Event::DrainStarted(_)
+            | Event::DrainEnded(_) => cordon::applied(self, &record.event, record.by, at),
             Event::NodeCertified(event) => self.change_node(event.node, |node| {
                 node.certificate = Some(event.certificate.clone());
                 node.authority = event.authority;
@@ -250,6 +264,10 @@ impl Fleet {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
+            Event::WindowSet(_)
+            | Event::WindowRemoved(_)
+            | Event::WindowOpened(_)
+            | Event::WindowShut(_) => Arc::make_mut(&mut self.windows).apply(record),
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)
@@ -326,6 +344,7 @@ impl Fleet {
             certificate: None,
             authority: None,
             suspicion: None,
+            cordon: None,
             token: event.token,
             joined_at: at,
             facts: event.facts.clone(),

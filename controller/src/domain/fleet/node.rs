@@ -12,6 +12,7 @@ use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::digest::Digest;
+use crate::domain::fleet::cordon::Cordon;
 
 /// Nodes of a fleet, those that left included.
 pub const NODES_COUNT_MAX: usize = 200_000;
@@ -39,6 +40,8 @@ pub struct Node {
     pub authority: Option<Digest>,
     /// Why its identity is in doubt.
     pub suspicion: Option<Suspicion>,
+    /// How it was taken out of service, if it was.
+    pub cordon: Option<Cordon>,
     /// By which token it joined.
     pub token: TokenId,
     /// When it joined.
@@ -131,6 +134,14 @@ impl Node {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == NodeState::Active
+    }
+
+    /// Whether its workloads are taken away, or were.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.cordon
+            .as_ref()
+            .is_some_and(|cordon| cordon.drain.is_some())
     }
 
     /// Whether it left for ever.

@@ -24,6 +24,7 @@ use crate::domain::access::manage::{CreateGrant, CreateKey, CreatePrincipal, Rec
 use crate::domain::access::permission::Permission;
 use crate::domain::access::principal::PrincipalKind;
 use crate::domain::audit::record::Record;
+use crate::domain::command::Hours;
 use crate::domain::command::issue::{Aim, EmptyAim, IssueCommand};
 use crate::domain::decide::{Decided, Refusal, admit, decide};
 use crate::domain::deployment::apply::{ApplyDeployment, How};
@@ -259,6 +260,7 @@ pub(crate) fn order(selector: &str, action: Action) -> IssueCommand {
         concurrency_max: None,
         rate_per_min: None,
         empty: EmptyAim::Refuse,
+        hours: Hours::Windows,
     }
 }
 

@@ -10,6 +10,7 @@ use protocol::command::Action;
 use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
 use protocol::key::PublicKey;
+use protocol::policy::Gated;
 use protocol::time::UnixMillis;
 
 use super::{
@@ -31,13 +32,16 @@ use crate::domain::breaker::manage::{
     RemoveBreaker,
 };
 use crate::domain::command::Counts;
-use crate::domain::command::issue::{CancelCommand, ConcludeCommand, EmptyAim};
+use crate::domain::command::issue::{Aim, CancelCommand, ConcludeCommand, EmptyAim};
 use crate::domain::deployment::apply::{ForgetDeployment, RemoveDeployment, RollBackDeployment};
 use crate::domain::deployment::content::{PushArchive, RemoveArchive, RemoveContent, SetContent};
 use crate::domain::deployment::steer::{AbortRollout, ApproveRollout, PauseRollout, ResumeRollout};
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::admit::ApproveNode;
+use crate::domain::fleet::cordon::{
+    CordonNodes, DecommissionNodes, DrainNodes, DrainOutcome, EndDrain, Leaving, UncordonNodes,
+};
 use crate::domain::fleet::manage::{
     CertifyNode, RelabelNode, RenameNode, ReplaceNode, ResolveIdentity, RevokeNode, SuspectIdentity,
 };
@@ -50,13 +54,16 @@ use crate::domain::rollout::event::{
 };
 use crate::domain::rollout::halt::Evidence;
 use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, Params, SelfApproval, Wave};
+use crate::domain::window;
+use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
+use crate::domain::window::schedule::Schedule;
 
 /// One request of a story made of chance: what, and on whom.
 pub(crate) type Step = (u8, u8, u8);
 
 /// Stories of up to `length_max` requests.
 pub(crate) fn steps(length_max: usize) -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0..32_u8, any::<u8>(), any::<u8>()), 1..length_max)
+    proptest::collection::vec((0..33_u8, any::<u8>(), any::<u8>()), 1..length_max)
 }
 
 /// A fleet to which every event has happened.
@@ -80,9 +87,11 @@ pub(crate) fn everything() -> World {
             world.ask(caller, operation).ok();
         }
     }
+    setting_aside(&mut world);
     deploying(&mut world);
     contents(&mut world);
     guarding(&mut world);
+    opening(&mut world);
     let denied = Event::RequestDenied(RequestDenied {
         code: ErrorCode::AccessDenied,
         reason: "no grant gives node:revoke".to_owned(),
@@ -149,6 +158,7 @@ pub(crate) fn request(world: &World, (kind, a, b): Step) -> (Caller, Operation) 
         26..=28 => deployments(world, kind, a, b),
         29 => steering(world, a, b),
         30 | 31 => breaking(world, a, b),
+        32 => aside(admin, node, b),
         _ => {
             let command = command(world, a);
             let targets = world.fleet.commands().get(command);
@@ -248,6 +258,83 @@ fn managing(admin: Caller, kind: u8, node: NodeId, other: NodeId, b: u8) -> (Cal
             let reason = "lost".to_owned();
             (admin, Operation::RevokeNode(RevokeNode { node, reason }))
         }
+    }
+}
+
+/// A node that is taken out of service, or put into it.
+fn aside(admin: Caller, node: NodeId, b: u8) -> (Caller, Operation) {
+    let nodes = Aim::Nodes(BTreeSet::from([node]));
+    let reason = "new kernel".to_owned();
+    match b % 5 {
+        0 => (admin, Operation::CordonNodes(CordonNodes { nodes, reason })),
+        1 => (
+            admin,
+            Operation::UncordonNodes(UncordonNodes { nodes, reason }),
+        ),
+        2 => (
+            admin,
+            Operation::DrainNodes(DrainNodes {
+                nodes,
+                reason,
+                within: HOUR,
+            }),
+        ),
+        3 => (
+            admin,
+            Operation::DecommissionNodes(DecommissionNodes {
+                nodes,
+                reason,
+                how: Leaving::Drained(HOUR),
+            }),
+        ),
+        _ => (
+            Caller::System,
+            Operation::EndDrain(EndDrain {
+                node,
+                how: DrainOutcome::Drained,
+                left: 0,
+            }),
+        ),
+    }
+}
+
+/// A window is set, opened, shut, opened again and removed; another one stays.
+fn opening(world: &mut World) {
+    let admin = world.admin;
+    for (name, zone) in [("nights", "Europe/Paris"), ("gone", "UTC")] {
+        let definition = Box::new(window::Definition {
+            name: name.to_owned(),
+            nodes: "role=db".parse().unwrap(),
+            gated: Gated::of(["deploy", "run"].map(str::to_owned).into()),
+            schedule: Schedule {
+                days: "mon-fri".parse().unwrap(),
+                from: "22:00".parse().unwrap(),
+                length_s: 4 * 3600,
+                zone: zone.to_owned(),
+            },
+        });
+        world.done(admin, Operation::SetWindow(SetWindow { definition }));
+        let open = OpenWindow {
+            window: name.to_owned(),
+            lifetime: HOUR,
+            reason: "security fix".to_owned(),
+        };
+        world.done(admin, Operation::OpenWindow(open));
+    }
+    let window = "nights".to_owned();
+    world.done(admin, Operation::ShutWindow(ShutWindow { window }));
+    let window = "gone".to_owned();
+    world.done(admin, Operation::RemoveWindow(RemoveWindow { window }));
+}
+
+/// A node is cordoned, put back, drained and cordoned for good; another leaves.
+fn setting_aside(world: &mut World) {
+    let admin = world.admin;
+    world.node(21, "edge-21", "site=nice");
+    world.node(22, "edge-22", "site=nice");
+    for (n, b) in [(21, 0), (21, 1), (21, 2), (21, 4), (22, 3), (22, 4)] {
+        let (caller, operation) = aside(admin, node_id(n), b);
+        world.done(caller, operation);
     }
 }
 

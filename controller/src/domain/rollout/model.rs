@@ -16,11 +16,11 @@ use protocol::label::Labels;
 use protocol::time::UnixMillis;
 
 use super::course::{Course, Stop};
-use super::event::{Decision, Kind, RolloutResumed, RolloutStarted};
+use super::event::{Decision, Kind, Outcome, RolloutResumed, RolloutStarted};
 use super::machine::{BreakerAction, Input, Output, Rollout};
 use super::params::{Amount, HaltOn, HaltRule, OnHalt, Params, Rate, Wave, Within};
 use super::plan::{Candidate, Plan};
-use super::target::{FailureClass, Left, Report, TargetRow, TargetState, Want};
+use super::target::{FailureClass, Left, Report, TargetRow, TargetState, Want, Withheld};
 use crate::domain::given::{START, node_id};
 
 pub(super) const ROLLOUT: RolloutId = RolloutId::from_bytes([3; 10]);
@@ -52,6 +52,12 @@ pub(super) enum Action {
     Reset,
     /// Someone resumes.
     Resume,
+    /// A node is cordoned, or its maintenance window closes.
+    Withhold(u16, Withheld),
+    /// It is in service again, or a window opens.
+    Free(u16),
+    /// What a node has is taken away.
+    Drain(u16),
 }
 
 /// How an order ends on a node.
@@ -84,10 +90,13 @@ pub(super) struct World {
     sent: BTreeSet<(NodeId, u32)>,
     waves: BTreeMap<NodeId, u32>,
     tripped: Option<UnixMillis>,
+    withheld: BTreeMap<NodeId, Withheld>,
+    waited: Duration,
     /// What may still happen.
     crashes: u32,
     faults: u32,
     resumes: u32,
+    asides: u32,
 }
 
 pub(super) fn started(params: &Params, nodes: &[u16]) -> (RolloutStarted, Plan) {
@@ -162,6 +171,9 @@ impl World {
             asked: None,
             sent: BTreeSet::new(),
             tripped: None,
+            withheld: BTreeMap::new(),
+            waited: Duration::ZERO,
+            asides: 0,
             crashes: 1,
             faults: 2,
             resumes: 1,
@@ -172,6 +184,12 @@ impl World {
 
     pub(super) fn allowing(mut self, crashes: u32, faults: u32, resumes: u32) -> Self {
         (self.crashes, self.faults, self.resumes) = (crashes, faults, resumes);
+        self
+    }
+
+    /// So often nodes may be withheld or drained.
+    pub(super) fn setting_aside(mut self, asides: u32) -> Self {
+        self.asides = asides;
         self
     }
 
@@ -210,6 +228,19 @@ impl World {
             }
             if !up {
                 actions.push(Action::Up(*n));
+            }
+        }
+        for n in self.nodes.keys() {
+            let node = node_id(*n);
+            if self.withheld.contains_key(&node) {
+                actions.push(Action::Free(*n));
+            } else if self.asides > 0 {
+                actions.push(Action::Withhold(*n, Withheld::Cordoned));
+                actions.push(Action::Withhold(*n, Withheld::Windowed));
+                let row = &self.rows[&node];
+                if row.order > 0 && !row.state.is_in_flight() {
+                    actions.push(Action::Drain(*n));
+                }
             }
         }
         if self.tripped.is_some() {
@@ -285,6 +316,24 @@ impl World {
                 let breaker = "fleet".to_owned();
                 self.step(Input::BreakerReset { breaker });
             }
+            Action::Withhold(n, by) => {
+                self.asides -= 1;
+                let node = node_id(n);
+                self.withheld.insert(node, by);
+                self.step(Input::Withheld { node, by: Some(by) });
+            }
+            Action::Free(n) => {
+                let node = node_id(n);
+                self.withheld.remove(&node);
+                self.step(Input::Withheld { node, by: None });
+            }
+            Action::Drain(n) => {
+                self.asides -= 1;
+                let node = node_id(n);
+                self.withheld.insert(node, Withheld::Cordoned);
+                self.step(Input::Drained(node));
+                self.nodes.insert(n, Node::default());
+            }
             Action::Resume => {
                 self.resumes -= 1;
                 let decision = Decision::Resumed(RolloutResumed {
@@ -311,7 +360,10 @@ impl World {
             let owed = self.actions().into_iter().find(|action| {
                 matches!(
                     action,
-                    Action::Record | Action::Hear(_) | Action::Act(_, Fate::Succeeds)
+                    Action::Record
+                        | Action::Hear(_)
+                        | Action::Act(_, Fate::Succeeds)
+                        | Action::Free(_)
                 )
             });
             self.act(owed.unwrap_or(Action::Wake));
@@ -375,6 +427,10 @@ impl World {
         self.crashes -= 1;
         self.asked = None;
         self.machine = self.resumed();
+        for node in self.rows.keys() {
+            let by = self.withheld.get(node).copied();
+            self.machine.withhold(*node, by, self.now);
+        }
         if self.tripped.is_some() {
             self.step(self.trip());
         }
@@ -383,18 +439,33 @@ impl World {
 
     fn resumed(&self) -> Rollout {
         Rollout::resume(self.journal.clone(), self.rows.clone(), &self.up, self.now)
+            .having_waited(self.waited)
     }
 
     pub(super) fn step(&mut self, input: Input) {
         let before = self.rows.clone();
         for output in self.machine.step(input, self.now) {
             match output {
-                Output::Record(decision) => self.asked = Some(decision),
+                Output::Record(decision) => {
+                    self.check_asked(&decision);
+                    self.asked = Some(decision);
+                }
                 Output::Save { node, row } => {
                     self.rows.insert(node, *row);
                 }
+                Output::Waited(waited) => self.waited = waited,
                 Output::Send { node, order, want } => self.send(&before, node, order, want),
             }
+        }
+    }
+
+    /// A rollout is not whole while a node of it waits for its window.
+    fn check_asked(&self, decision: &Decision) {
+        if let Decision::Finished(end) = decision
+            && end.outcome == Outcome::Completed
+        {
+            let waits = |row: &TargetRow| row.state == TargetState::Windowed;
+            assert!(!self.machine.rows().any(|(_, row)| waits(row)));
         }
     }
 
@@ -406,6 +477,8 @@ impl World {
         if want == Want::Run {
             let stopped = self.journal.stop.is_some();
             assert!(!stopped, "a rollout that has stopped starts {node}");
+            let withheld = self.withheld.get(&node);
+            assert_eq!(withheld, None, "{node} is started though it is withheld");
             assert!(
                 self.tripped.is_none(),
                 "{node} is started against a breaker"
@@ -463,13 +536,16 @@ impl World {
             .map(|node| format!("{:?} {:?}", node.inbox, node.says))
             .collect();
         format!(
-            "{:?} {:?} {nodes:?} {:?} {:?} {:?} {} {} {} {}",
+            "{:?} {:?} {nodes:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {} {}",
             self.journal,
             self.rows,
             self.up,
             self.asked,
             self.tripped,
+            self.withheld,
+            self.waited,
             self.now,
+            self.asides,
             self.crashes,
             self.faults,
             self.resumes
@@ -530,6 +606,15 @@ fn every_order_of_events_in_a_second_wave_keeps_the_invariants() {
 #[test]
 fn every_order_of_events_with_three_nodes_and_a_resume_keeps_the_invariants() {
     let world = World::new(&small(OnHalt::Pause), &[1, 2, 3]).allowing(1, 1, 1);
+    let worlds = search(world, 5);
+    assert!(worlds > 1000, "{worlds}");
+}
+
+#[test]
+fn every_order_of_events_with_nodes_set_aside_and_a_crash_keeps_the_invariants() {
+    let world = World::new(&small(OnHalt::Pause), &[1, 2])
+        .allowing(1, 0, 0)
+        .setting_aside(2);
     let worlds = search(world, 5);
     assert!(worlds > 1000, "{worlds}");
 }

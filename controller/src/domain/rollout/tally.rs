@@ -50,11 +50,17 @@ impl WaveTally {
         self.states[state.index()]
     }
 
-    /// How many belong to the wave.
+    /// How many belong to the wave and can be told, now or later.
     #[must_use]
     pub fn members(&self) -> u32 {
         let all: u32 = self.states.iter().sum();
-        all - self.of(TargetState::Skipped) - self.of(TargetState::Held)
+        let aside = [
+            TargetState::Skipped,
+            TargetState::Held,
+            TargetState::Cordoned,
+            TargetState::Drained,
+        ];
+        all - aside.into_iter().map(|state| self.of(state)).sum::<u32>()
     }
 
     fn add(&mut self, other: &Self) {

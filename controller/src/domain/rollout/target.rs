@@ -82,6 +82,21 @@ pub enum TargetState {
     Held,
     /// It left the fleet, or no longer matches.
     Skipped,
+    /// Its node is cordoned: it is told nothing, and nobody waits for it.
+    Cordoned,
+    /// Its node is outside of its maintenance windows, and is told when one opens.
+    Windowed,
+    /// Its node was drained: what it had was taken away.
+    Drained,
+}
+
+/// Why a target is told nothing although it is its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// Its node is out of service.
+    Cordoned,
+    /// Its node is outside of its maintenance windows.
+    Windowed,
 }
 
 /// What an order wants of a node. Append-only: postcard numbers the variants.
@@ -273,7 +288,7 @@ impl Verdict {
 
 impl TargetState {
     /// How many states there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 19;
 
     /// Its place in a table by state.
     #[must_use]
@@ -301,6 +316,9 @@ impl TargetState {
             Self::Recalled => "recalled",
             Self::Held => "held",
             Self::Skipped => "skipped",
+            Self::Cordoned => "cordoned",
+            Self::Windowed => "waits_for_window",
+            Self::Drained => "drained",
         }
     }
 
@@ -311,6 +329,16 @@ impl TargetState {
             self,
             Self::Sent | Self::Working | Self::Committing | Self::Recalling | Self::Reverting
         )
+    }
+
+    /// Why a target in this state is told nothing.
+    #[must_use]
+    pub fn withheld(self) -> Option<Withheld> {
+        if self == Self::Windowed {
+            Some(Withheld::Windowed)
+        } else {
+            matches!(self, Self::Cordoned | Self::Drained).then_some(Withheld::Cordoned)
+        }
     }
 
     /// Whether the node has the revision and is not in doubt.
@@ -365,7 +393,10 @@ impl TargetRow {
     pub fn is_disrupted(&self) -> bool {
         self.degraded
             || self.state.is_in_flight() && self.state != TargetState::Committing
-            || matches!(self.state, TargetState::Failed | TargetState::Silent)
+            || matches!(
+                self.state,
+                TargetState::Failed | TargetState::Silent | TargetState::Drained
+            )
     }
 }
 

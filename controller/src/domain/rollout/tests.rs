@@ -20,7 +20,7 @@ use super::model::{ROLLOUT, World, small, started};
 use super::params::{
     Approve, CommitMode, HaltOn, HaltRule, LateJoiners, OnHalt, Params, SelfApproval, Wave, Within,
 };
-use super::target::{FailureClass, Left, Report, TargetState, Verdict, Want};
+use super::target::{FailureClass, Left, Report, TargetState, Verdict, Want, Withheld};
 use crate::domain::given::{START, node_id};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Given {
                         let at = self.now;
                         inputs.push(Input::Recorded { decision, at });
                     }
-                    Output::Save { .. } => {}
+                    Output::Save { .. } | Output::Waited(_) => {}
                     Output::Send { node, order, want } => self.sent.push((node, order, want)),
                 }
             }
@@ -502,6 +502,7 @@ fn retries_are_by_class_and_nothing_resets_them() {
             node,
             labels,
             up: true,
+            withheld: None,
         });
     }
     given.says(node, failed(FailureClass::Fetch));
@@ -622,6 +623,7 @@ fn late_joiners_are_staged_held_or_served_at_once() {
             node,
             labels,
             up: true,
+            withheld: None,
         });
         given.pass(Duration::from_secs(1));
         let told = given.told(Want::Run);
@@ -798,6 +800,130 @@ fn people_pause_resume_and_abort() {
     );
 }
 
+/// What a rollout's nodes wait for from here on.
+fn withhold(given: &mut Given, nodes: &[NodeId], by: Option<Withheld>) {
+    for node in nodes {
+        given.when(Input::Withheld { node: *node, by });
+    }
+}
+
+/// A breaker on the node, which is tried again.
+const GATED: Report = Report::Failed {
+    class: FailureClass::Gated,
+    left: Left::Untouched,
+};
+
+/// Every target but one, by id.
+fn others(given: &Given, one: NodeId) -> Vec<NodeId> {
+    let nodes = given.machine.rows().map(|(node, _)| node);
+    nodes.filter(|node| *node != one).collect()
+}
+
+/// The canary succeeds; returns the others.
+fn after_canary(given: &mut Given) -> Vec<NodeId> {
+    let canary = given.told(Want::Run)[0];
+    given.says(canary, Report::Succeeded);
+    others(given, canary)
+}
+
+#[test]
+fn the_deadline_does_not_run_while_all_that_is_left_waits_for_windows() {
+    let params = Params {
+        deadline_ms: 3_600_000,
+        ..small(OnHalt::Pause)
+    };
+    let hour = 60 * MINUTE;
+    let mut given = Given::new(params.clone(), 3);
+    let rest = after_canary(&mut given);
+    withhold(&mut given, &rest, Some(Withheld::Windowed));
+    given.pass(1000 * hour);
+    assert_eq!(given.machine.stand(given.now), Stand::Closed);
+    let counts = given.machine.counts();
+    assert_eq!((counts.unreached, counts.silent, counts.failed), (2, 0, 0));
+    assert!(given.machine.course().is_running());
+    withhold(&mut given, &rest, None);
+    given.all_succeed(10 * MINUTE);
+    assert!(given.machine.course().is_completed());
+
+    // What is under way when the window is open uses the time up.
+    let mut given = Given::new(params, 3);
+    let rest = after_canary(&mut given);
+    withhold(&mut given, &rest, Some(Withheld::Windowed));
+    given.pass(5 * hour);
+    withhold(&mut given, &rest, None);
+    given.pass(2 * hour);
+    let end = given.machine.course().finished.as_ref().unwrap();
+    assert_eq!(end.outcome, Outcome::Expired);
+}
+
+#[test]
+fn what_began_in_a_window_is_finished_and_the_rest_waits() {
+    let mut given = Given::new(small(OnHalt::Pause), 3);
+    let canary = given.told(Want::Run)[0];
+    withhold(&mut given, &[canary], Some(Withheld::Windowed));
+    assert_eq!(given.state(canary), TargetState::Sent);
+    given.says(canary, Report::Succeeded);
+    assert_eq!(given.state(canary), TargetState::Succeeded);
+    let rest = others(&given, canary);
+    withhold(&mut given, &rest[..1], Some(Withheld::Windowed));
+    given.pass(10 * MINUTE);
+    // The last wave has begun: the node that is in hours gets it, the other waits.
+    assert_eq!(given.told(Want::Run), rest[1..]);
+    given.says(rest[1], Report::Succeeded);
+    given.pass(100 * MINUTE);
+    assert_eq!(given.machine.stand(given.now), Stand::Closed);
+    assert_eq!(given.state(rest[0]), TargetState::Windowed);
+    withhold(&mut given, &rest[..1], None);
+    assert_eq!(given.told(Want::Run), rest[..1]);
+}
+
+#[test]
+fn a_first_wave_outside_of_its_windows_holds_the_next_one_back() {
+    let mut given = Given::new(small(OnHalt::Pause), 4);
+    let canary = given.told(Want::Run)[0];
+    given.says(canary, GATED);
+    assert_eq!(given.state(canary), TargetState::Delayed);
+    withhold(&mut given, &[canary], Some(Withheld::Windowed));
+    given.pass(60 * MINUTE);
+    assert_eq!(given.state(canary), TargetState::Windowed);
+    assert_eq!(given.told(Want::Run), []);
+    assert_eq!(given.machine.stand(given.now), Stand::Closed);
+    assert_eq!(given.machine.course().wave.map(|(wave, _)| wave), Some(0));
+}
+
+#[test]
+fn a_wave_whose_nodes_are_all_cordoned_proves_nothing() {
+    let mut given = Given::new(small(OnHalt::Pause), 3);
+    let canary = given.told(Want::Run)[0];
+    given.says(canary, GATED);
+    withhold(&mut given, &[canary], Some(Withheld::Cordoned));
+    given.pass(60 * MINUTE);
+    assert_eq!(given.state(canary), TargetState::Cordoned);
+    let stop = given.machine.course().stop.clone();
+    let Some(Stop::Paused(PauseReason::Inconclusive { wave, of, .. })) = stop else {
+        panic!("{stop:?}");
+    };
+    assert_eq!((wave, of), (0, 0));
+}
+
+#[test]
+fn nobody_waits_for_a_cordoned_node_of_the_last_wave() {
+    let mut given = Given::new(small(OnHalt::Pause), 3);
+    let rest = after_canary(&mut given);
+    withhold(&mut given, &rest[..1], Some(Withheld::Cordoned));
+    given.all_succeed(10 * MINUTE);
+    assert!(given.machine.course().is_completed());
+    let counts = given.machine.counts();
+    assert_eq!(
+        (counts.succeeded, counts.unreached, counts.silent),
+        (2, 1, 0)
+    );
+    // It is served once it is in service again.
+    withhold(&mut given, &rest[..1], None);
+    given.pass(MINUTE);
+    assert_eq!(given.state(rest[0]), TargetState::Sent);
+}
+
 #[test]
 fn the_deadline_ends_even_what_waits_for_a_person() {
     let mut given = Given::new(fast(vec![count(1), Wave::default()]), 2);
@@ -863,7 +989,7 @@ proptest! {
             params.commit = CommitMode::Barrier;
         }
         let nodes: Vec<u16> = (1..=count).collect();
-        let mut world = World::new(&params, &nodes).allowing(8, 8, 3);
+        let mut world = World::new(&params, &nodes).allowing(8, 8, 3).setting_aside(6);
         for pick in picks {
             let actions = world.actions();
             world.act(actions[pick.index(actions.len())]);

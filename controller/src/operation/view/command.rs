@@ -35,6 +35,9 @@ pub struct IssueCommand {
     /// Whether matching no node is fine.
     #[serde(default)]
     pub allow_empty: bool,
+    /// Whether it begins outside of maintenance windows, too.
+    #[serde(default)]
+    pub now: bool,
 }
 
 /// What a node does.
@@ -124,6 +127,8 @@ pub struct CommandView {
     pub done: bool,
     /// Targets by state.
     pub counts: BTreeMap<String, u32>,
+    /// Which maintenance windows targets wait for, for people; empty when none does.
+    pub waits_for: String,
 }
 
 /// Commands.
@@ -157,7 +162,7 @@ pub struct TargetView {
     pub done: bool,
     /// The error code of a final state that has one.
     pub code: Option<String>,
-    /// Why the final state is what it is, for a person; empty where it says all.
+    /// Why the state is what it is, for a person; empty where it says all.
     pub detail: String,
     /// The receipt, once there is one.
     pub receipt: Option<ReceiptView>,

@@ -227,6 +227,8 @@ pub struct StatusPage {
     /// Where the next page begins; none at the end.
     #[schema(value_type = Option<String>)]
     pub next: Option<NodeId>,
+    /// What its open rollout waits for; empty when nothing.
+    pub waits_for: String,
 }
 
 /// How a deployment is on one node: what was ordered, and what the node says.
@@ -253,6 +255,9 @@ pub struct NodeStatus {
     pub code: Option<String>,
     /// What is going on.
     pub detail: String,
+    /// Why it is not told what it should have: its maintenance window, or that it is
+    /// out of service; empty when nothing holds it back.
+    pub waits_for: String,
     /// The containers.
     pub workloads: Vec<WorkloadView>,
     /// What was found changed by hand and put back, newest last.

@@ -16,6 +16,7 @@ pub mod series;
 pub mod system;
 pub mod token;
 pub mod trust;
+pub mod window;
 
 use std::fmt;
 

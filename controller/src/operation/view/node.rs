@@ -32,8 +32,29 @@ pub struct NodeView {
     pub clock_offset_ms: Option<i64>,
     /// When it joined.
     pub joined_at: Stamp,
+    /// How it was taken out of service, if it was.
+    pub cordon: Option<CordonView>,
     /// What it reports to be wrong with itself.
     pub problems: Vec<ProblemView>,
+}
+
+/// How a node was taken out of service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CordonView {
+    /// `cordoned`, `draining`, `decommissioning`, `drained`, `drain_timed_out` or
+    /// `drain_forbidden`.
+    pub state: String,
+    /// Since when it is cordoned.
+    pub since: Stamp,
+    /// By whom.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Until when its workloads are being taken away.
+    pub until: Option<Stamp>,
+    /// Deployments that are still on it while it is drained, and what taking each
+    /// away waits for.
+    pub left: BTreeMap<String, String>,
 }
 
 /// Something wrong with a node.
@@ -149,6 +170,48 @@ pub struct RevokeNode {
     /// Kept in the audit trail.
     #[serde(default)]
     pub reason: String,
+}
+
+/// Nodes that are taken out of service, or put into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CordonNodes {
+    /// Which nodes: an id, a name or a selector.
+    pub nodes: String,
+    /// Kept in the audit trail.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Nodes whose workloads are taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainNodes {
+    /// Which nodes: an id, a name or a selector.
+    pub nodes: String,
+    /// Kept in the audit trail.
+    #[serde(default)]
+    pub reason: String,
+    /// How long that is tried, in seconds; 900 without it.
+    #[serde(default)]
+    pub timeout_s: Option<u64>,
+}
+
+/// Nodes that leave the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecommissionNodes {
+    /// Which nodes: an id, a name or a selector.
+    pub nodes: String,
+    /// Kept in the audit trail.
+    #[serde(default)]
+    pub reason: String,
+    /// How long draining is tried, in seconds; 900 without it.
+    #[serde(default)]
+    pub timeout_s: Option<u64>,
+    /// Whether they leave at once, with what they run.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Who takes over.

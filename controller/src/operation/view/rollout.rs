@@ -133,9 +133,9 @@ pub struct RolloutTargetView {
     pub name: String,
     /// Its wave, from 1.
     pub wave: u32,
-    /// Where it stands: `pending`, `held`, `delayed`, `sent`, `working`, `healthy`,
+    /// Where it stands: `pending`, `waits_for_window`, `cordoned`, `held`, `delayed`, `sent`, `working`, `healthy`,
     /// `committing`, `succeeded`, `recalling`, `reverting`, `recalled`, `reverted`,
-    /// `failed`, `refused`, `silent`, `skipped`.
+    /// `failed`, `refused`, `silent`, `drained`, `skipped`.
     pub state: String,
     /// Since when.
     pub since: Stamp,

@@ -55,7 +55,7 @@ pub(super) struct Deployments {
     /// Nodes whose order for a deployment is not what it should be, and which no
     /// rollout brings.
     astray: BTreeSet<(DeploymentId, NodeId)>,
-    bucket: Bucket,
+    pub(super) bucket: Bucket,
     looked_at: UnixMillis,
     /// When it was asked to forget a deployment last.
     forget_asked: BTreeMap<DeploymentId, UnixMillis>,
@@ -72,13 +72,13 @@ struct Wants {
 
 /// A token bucket of one second's worth.
 #[derive(Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     permits_milli: u64,
     at: UnixMillis,
 }
 
 impl Bucket {
-    fn take(&mut self, now: UnixMillis) -> bool {
+    pub(super) fn take(&mut self, now: UnixMillis) -> bool {
         let earned = millis(now.since(self.at)).min(1000) * RELEASES_PER_S;
         if earned > 0 {
             self.permits_milli = (self.permits_milli + earned).min(RELEASES_PER_S * 1000);
@@ -96,6 +96,15 @@ impl Deployments {
     /// The newest order of a node for a deployment.
     pub(super) fn item(&self, deployment: DeploymentId, node: NodeId) -> Option<&StoredDesired> {
         self.wants.get(&node)?.items.get(&deployment)
+    }
+
+    /// The newest orders of a node, by deployment.
+    pub(super) fn items_of(
+        &self,
+        node: NodeId,
+    ) -> impl Iterator<Item = (DeploymentId, &StoredDesired)> {
+        let items = self.wants.get(&node).map(|wants| &wants.items);
+        items.into_iter().flatten().map(|(id, item)| (*id, item))
     }
 
     /// The nodes that have an order for a deployment.
@@ -129,6 +138,7 @@ impl<S: FrameSink> Desk<S> {
         deployments.looked_at = now;
         self.deployments = deployments;
         self.load_rollouts(now)?;
+        self.load_service(now);
         let known: Vec<DeploymentId> = self.fleet.deployments().iter().map(|it| it.id).collect();
         for deployment in known {
             self.review(deployment);
@@ -471,6 +481,8 @@ impl<S: FrameSink> Desk<S> {
             self.deployments.looked_at = now;
             self.look_at_links(now);
             self.look_at_removals(now);
+            self.look_at_drains(now);
+            self.look_at_windows(now);
         }
         self.tick_rollouts(now);
         self.release_behind(now);

@@ -17,6 +17,7 @@ mod entries;
 mod orders;
 mod receive;
 mod rollouts;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -45,12 +46,14 @@ use crate::domain::breaker::manage::RecordBreaker;
 use crate::domain::command::Counts;
 use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
+use crate::domain::fleet::cordon::EndDrain;
 use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Suspect, Terms};
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
 use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
+use crate::uplink::desk::service::Service;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
 use crate::uplink::sink::{FrameArrival, FrameSink};
@@ -110,6 +113,8 @@ pub enum DeskEvent {
     Decided(Box<Decision>),
     /// A removed deployment is gone from every node that can be reached.
     Gone(DeploymentId),
+    /// A drain is over.
+    DrainOver(EndDrain),
     /// A breaker moves.
     Moved(Box<RecordBreaker>),
     /// The time of an override has passed.
@@ -226,6 +231,7 @@ pub struct Desk<S> {
     seats: BTreeMap<NodeId, Seat>,
     dispatch: Dispatch,
     deployments: Deployments,
+    service: Service,
     guard: Guard,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
@@ -271,6 +277,7 @@ impl<S: FrameSink> Desk<S> {
             seats: BTreeMap::new(),
             dispatch: Dispatch::default(),
             deployments: Deployments::default(),
+            service: Service::default(),
             guard: Guard::default(),
             closed: BTreeMap::new(),
             counter,
@@ -497,6 +504,7 @@ impl<S: FrameSink> Desk<S> {
                 open: self.dispatch.statuses().collect(),
             },
             rollouts,
+            self.service.take_shown(),
             &self.stats,
         );
     }

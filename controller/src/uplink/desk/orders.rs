@@ -112,6 +112,17 @@ impl<S: FrameSink> Desk<S> {
                 self.order_labels(event.new, now);
                 self.relook(event.new, now);
             }
+            Event::NodesCordoned(event) => self.set_aside(&event.nodes, now),
+            Event::NodesUncordoned(event) => {
+                self.set_aside(&event.nodes, now);
+                for node in &event.nodes {
+                    self.relook(*node, now);
+                }
+            }
+            Event::DrainStarted(event) => {
+                self.set_aside(&event.nodes, now);
+                self.begin_drains(&event.nodes);
+            }
             Event::NodeRenamed(event) => {
                 self.order_labels(event.node, now);
                 self.relook(event.node, now);
@@ -149,6 +160,10 @@ impl<S: FrameSink> Desk<S> {
             Event::BreakerDefined(_) | Event::BreakerRemoved(_) => self.load_breakers(),
             Event::BreakerMoved(event) => self.breaker_moved(event),
             Event::PolicyPublished(_) => self.publish_policy(),
+            Event::WindowSet(_)
+            | Event::WindowRemoved(_)
+            | Event::WindowOpened(_)
+            | Event::WindowShut(_) => self.windows_changed(),
             Event::IncarnationRaised(event) => {
                 self.work.answers.push(Answer::Announce(Announce {
                     incarnation: event.incarnation,
@@ -157,6 +172,7 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::TokenCreated(_)
             | Event::TokenRevoked(_)
+            | Event::DrainEnded(_)
             | Event::NodeCertified(_)
             // The set itself comes from the pki, once it is in force.
             | Event::TrustPublished(_)
@@ -408,16 +424,19 @@ impl<S: FrameSink> Desk<S> {
 
     fn release(&mut self, now: UnixMillis) {
         let fleet = std::sync::Arc::clone(&self.fleet);
-        let seats = &self.seats;
-        let released = self.dispatch.release(now, |node, command| {
-            let connected = seats
+        let mut dispatch = std::mem::take(&mut self.dispatch);
+        let released = dispatch.release(now, |node, command| {
+            let connected = self
+                .seats
                 .get(&node)
                 .is_some_and(|seat| seat.link.is_up(now) && seat.link.has_room());
             connected
-                && fleet.node(node).is_some_and(|record| {
-                    record.is_active() && (record.suspicion.is_none() || !command.action.mutates())
-                })
+                && self.may_run(node, command)
+                && fleet
+                    .node(node)
+                    .is_some_and(|record| self.is_in_hours(record, command, now))
         });
+        self.dispatch = dispatch;
         for (id, node) in released {
             self.work
                 .batch

@@ -36,6 +36,8 @@ const TICK_AT_LEAST: Duration = Duration::from_secs(5);
 /// Every state of a target, in the order in which it is gone through.
 const STATES: [TargetState; TargetState::COUNT] = [
     TargetState::Pending,
+    TargetState::Windowed,
+    TargetState::Cordoned,
     TargetState::Held,
     TargetState::Delayed,
     TargetState::Sent,
@@ -50,6 +52,7 @@ const STATES: [TargetState; TargetState::COUNT] = [
     TargetState::Failed,
     TargetState::Refused,
     TargetState::Silent,
+    TargetState::Drained,
     TargetState::Skipped,
 ];
 
@@ -84,6 +87,7 @@ impl<S: FrameSink> Desk<S> {
                 needed.extend(newest(row.deployment, true));
             }
         }
+        let waits = self.intake.rollout_waits()?;
         for id in needed {
             let Some(row) = stored.get(&id) else { continue };
             let rows = self.intake.rollout_targets_all(id)?.into_iter().collect();
@@ -93,7 +97,9 @@ impl<S: FrameSink> Desk<S> {
                         .get(&last)
                         .is_some_and(|last| last.course.finished.is_none())
             });
-            let machine = Rollout::resume(row.course.clone(), rows, &self.deployments.up, now);
+            let waited = waits.get(&id).copied().unwrap_or_default();
+            let machine = Rollout::resume(row.course.clone(), rows, &self.deployments.up, now)
+                .having_waited(waited);
             let running = Running {
                 row: row.clone(),
                 machine,
@@ -177,6 +183,7 @@ impl<S: FrameSink> Desk<S> {
             due_at: now,
         };
         self.deployments.running.insert(event.rollout, running);
+        self.withhold_all(event.rollout, now);
         self.tell_breakers();
         self.tell_rollouts(now);
         // Nodes that came or went since it was planned.
@@ -310,6 +317,7 @@ impl<S: FrameSink> Desk<S> {
 
     /// Looks anew at whether a node takes part in the rollouts of a deployment.
     pub(super) fn relook(&mut self, node: NodeId, now: UnixMillis) {
+        self.set_aside(&BTreeSet::from([node]), now);
         let deployments: BTreeSet<DeploymentId> = self
             .deployments
             .running
@@ -369,7 +377,14 @@ impl<S: FrameSink> Desk<S> {
             if record.suspicion.is_none() && !elsewhere {
                 let up = self.deployments.up.contains(&node);
                 let labels = record.labels.clone();
-                self.step(id, Input::Joined { node, labels, up }, now);
+                let withheld = self.withheld(id, node, now);
+                let input = Input::Joined {
+                    node,
+                    labels,
+                    up,
+                    withheld,
+                };
+                self.step(id, input, now);
             }
         } else if !matches && takes_part {
             self.step(id, Input::Left(node), now);
@@ -483,6 +498,9 @@ impl<S: FrameSink> Desk<S> {
                     .work
                     .events
                     .push(DeskEvent::Decided(Box::new(decision))),
+                Output::Waited(waited) => {
+                    self.work.batch.rollout_waits.insert(id, waited);
+                }
                 Output::Save { node, row } => {
                     self.work.batch.rollout_targets.insert((id, node), *row);
                 }
@@ -539,38 +557,44 @@ impl<S: FrameSink> Desk<S> {
             .into_iter()
             .map(|id| {
                 let running = self.deployments.running.get(&id);
-                (id, running.map(|running| status(&running.machine, now)))
+                (
+                    id,
+                    running.map(|running| self.status(&running.machine, now)),
+                )
             })
             .collect()
     }
 }
 
-fn status(machine: &Rollout, now: UnixMillis) -> RolloutStatus {
-    let course = machine.course();
-    let waves = (0..course.wave_count)
-        .map(|wave| {
-            let tally = machine.tally().wave(wave);
-            STATES
-                .into_iter()
-                .map(|state| (state.name(), tally.of(state)))
-                .filter(|(_, count)| *count > 0)
-                .collect()
-        })
-        .collect();
-    let waits_for = if course.is_running() && course.wave.is_some() {
-        match machine.stand(now) {
-            Stand::Busy | Stand::Done => String::new(),
-            Stand::Soaking { until } => format!("watching the wave until {until}"),
-            Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
-            Stand::Inconclusive(why) => why.to_string(),
+impl<S: FrameSink> Desk<S> {
+    fn status(&self, machine: &Rollout, now: UnixMillis) -> RolloutStatus {
+        let course = machine.course();
+        let waves = (0..course.wave_count)
+            .map(|wave| {
+                let tally = machine.tally().wave(wave);
+                STATES
+                    .into_iter()
+                    .map(|state| (state.name(), tally.of(state)))
+                    .filter(|(_, count)| *count > 0)
+                    .collect()
+            })
+            .collect();
+        let waits_for = if course.is_running() && course.wave.is_some() {
+            match machine.stand(now) {
+                Stand::Busy | Stand::Done => String::new(),
+                Stand::Soaking { until } => format!("watching the wave until {until}"),
+                Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
+                Stand::Closed => self.first_window(machine, now),
+                Stand::Inconclusive(why) => why.to_string(),
+            }
+        } else {
+            String::new()
+        };
+        RolloutStatus {
+            waves,
+            rate_per_min: machine.rate_per_min(),
+            breakers: machine.breakers().map(str::to_owned).collect(),
+            waits_for,
         }
-    } else {
-        String::new()
-    };
-    RolloutStatus {
-        waves,
-        rate_per_min: machine.rate_per_min(),
-        breakers: machine.breakers().map(str::to_owned).collect(),
-        waits_for,
     }
 }

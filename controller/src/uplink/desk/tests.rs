@@ -7,6 +7,7 @@
 
 mod breakers;
 mod deployments;
+mod service;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -28,6 +29,7 @@ use protocol::trust::{SignedTrust, TrustSet};
 use super::*;
 use crate::domain::access::caller::Caller;
 use crate::domain::audit::record::Record;
+use crate::domain::command::Hours;
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
 use crate::domain::event::Event;
 use crate::domain::fleet::event::{
@@ -292,6 +294,7 @@ impl World {
                 target_count: u32::try_from(targets.len()).unwrap(),
                 targets_digest: Digest([0; 32]),
                 withheld: 0,
+                hours: Hours::Windows,
             }),
             targets.to_vec(),
         );
@@ -424,6 +427,7 @@ impl World {
                 | DeskEvent::Ended { .. }
                 | DeskEvent::Decided(_)
                 | DeskEvent::Gone(_)
+                | DeskEvent::DrainOver(_)
                 | DeskEvent::Moved(_)
                 | DeskEvent::OverrideOver(_)
                 | DeskEvent::PolicyAhead { .. }
@@ -1565,6 +1569,7 @@ fn principals_names_are_told_to_nodes() {
             target_count: 1,
             targets_digest: Digest([0; 32]),
             withheld: 0,
+            hours: Hours::Windows,
         }),
     };
     let recorded = Recorded {

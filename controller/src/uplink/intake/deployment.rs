@@ -1,14 +1,18 @@
 //! The tables of deployments: what each node is to have, how far it has got with
 //! it, and where the targets of rollouts stand.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
+use protocol::time::millis;
 use redb::ReadableTable as _;
 
 use super::codec::{encode, node_key, pair_key, read_first, read_node};
 use super::{
-    Batch, DESIRED, GENERATIONS, Intake, IntakeError, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, STATES,
-    StoredDesired, StoredResult, StoredRollout, StoredState,
+    Batch, DESIRED, GENERATIONS, Intake, IntakeError, RESULTS, ROLLOUT_TARGETS, ROLLOUT_WAITS,
+    ROLLOUTS, STATES, StoredDesired, StoredResult, StoredRollout, StoredState,
 };
 use crate::domain::rollout::target::TargetRow;
 
@@ -121,6 +125,23 @@ impl Intake {
             .collect()
     }
 
+    /// How long rollouts waited for maintenance windows.
+    ///
+    /// # Errors
+    /// [`IntakeError::Read`].
+    pub fn rollout_waits(&self) -> Result<BTreeMap<RolloutId, Duration>, IntakeError> {
+        self.read("waits of rollouts", |transaction| {
+            let table = transaction.open_table(ROLLOUT_WAITS)?;
+            let mut rows = BTreeMap::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                let waited = Duration::from_millis(value.value());
+                rows.insert(read_first(key.value()), waited);
+            }
+            Ok(rows)
+        })
+    }
+
     /// Where one target of a rollout stands.
     ///
     /// # Errors
@@ -198,7 +219,12 @@ pub(super) fn write(
         let key = pair_key(*rollout, *node);
         targets.insert(key.as_slice(), encode(row).as_slice())?;
     }
+    let mut waits = transaction.open_table(ROLLOUT_WAITS)?;
+    for (rollout, waited) in &batch.rollout_waits {
+        waits.insert(rollout.as_bytes().as_slice(), millis(*waited))?;
+    }
     for rollout in &batch.rollouts_forgotten {
+        waits.remove(rollout.as_bytes().as_slice())?;
         rollouts.remove(rollout.as_bytes().as_slice())?;
         let from = pair_key(*rollout, NodeId::NIL);
         let to = pair_key(*rollout, NodeId::from_bytes([0xff; 10]));

@@ -24,6 +24,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
@@ -67,6 +68,9 @@ const ROLLOUTS: Table = TableDefinition::new("rollouts");
 /// Rollout and node → where the target stands.
 const ROLLOUT_TARGETS: Table = TableDefinition::new("rollout_targets");
 /// Node → the last generation that it was given.
+/// How long rollouts waited for maintenance windows, in milliseconds.
+const ROLLOUT_WAITS: TableDefinition<'static, &'static [u8], u64> =
+    TableDefinition::new("rollout_waits");
 const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
     TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
@@ -182,6 +186,8 @@ pub struct Batch {
     pub rollouts: BTreeMap<RolloutId, StoredRollout>,
     /// Where targets of rollouts stand.
     pub rollout_targets: BTreeMap<(RolloutId, NodeId), TargetRow>,
+    /// How long rollouts waited for maintenance windows.
+    pub rollout_waits: BTreeMap<RolloutId, Duration>,
     /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
     /// The last record of the journal that is taken into account.
@@ -207,6 +213,7 @@ impl Batch {
             && self.results.is_empty()
             && self.rollouts.is_empty()
             && self.rollout_targets.is_empty()
+            && self.rollout_waits.is_empty()
             && self.rollouts_forgotten.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()

@@ -8,7 +8,7 @@ use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
 use super::{
     COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT,
-    QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, STATES, TARGETS,
+    QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUT_WAITS, ROLLOUTS, STATES, TARGETS,
 };
 use crate::journal::medium::AnyBackend;
 
@@ -177,6 +177,7 @@ fn lay_out(database: &Database) -> Result<(), redb::Error> {
         ] {
             transaction.open_table(table)?;
         }
+        transaction.open_table(ROLLOUT_WAITS)?;
         transaction.open_table(QUARANTINE)?;
         transaction.open_table(GENERATIONS)?;
         transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;

@@ -5,11 +5,13 @@
 //! - A [`Output::Record`] is only asked for. Once the event is durable it comes
 //!   back as [`Input::Recorded`], and what follows from it follows then. A request
 //!   that got lost is made again; [`Course::check`] refuses the second of two.
-//! - The rows of all [`Output::Save`] of one step, and the orders of all its
-//!   [`Output::Send`], are committed together before anything is sent. Orders are
-//!   levels: they are delivered by the node's generation, now or when it returns.
+//! - The rows of all [`Output::Save`] of one step, what [`Output::Waited`] says, and
+//!   the orders of all its [`Output::Send`], are committed together before anything is
+//!   sent. Orders are levels: they are delivered by the node's generation, now or when
+//!   it returns.
 //! - A controller that starts makes the machine again by [`Rollout::resume`] from
-//!   the course and the rows, and tells it which nodes are up.
+//!   the course and the rows, and tells it which nodes are up and, by
+//!   [`Rollout::withhold`] and before the first step, which may be told nothing.
 //!
 //! The parts: this file keeps the targets and what is counted of them, `report`
 //! takes in what nodes say, `steer` finds the next decision, `start` and `undo`
@@ -17,9 +19,10 @@
 //!
 //! **Invariants.** No order of a target is given twice. Nothing is started while
 //! the course has stopped or a stop has been asked for, while a breaker is open,
-//! against the budget or faster than the rate. A rollout whose clock is moved on
-//! ends: what is recalled at its deadline is silent, at the latest, when its time
-//! to make progress and the silent deadline have passed.
+//! against the budget, on a node that is withheld, or faster than the rate. A rollout
+//! whose clock is moved on, and whose maintenance windows open, ends: what is recalled
+//! at its deadline is silent, at the latest, when its time to make progress and the
+//! silent deadline have passed.
 
 mod report;
 mod start;
@@ -42,7 +45,7 @@ use crate::domain::rollout::event::{Decision, Kind};
 use crate::domain::rollout::pace::Pace;
 use crate::domain::rollout::params::{HaltOn, LateJoiners};
 use crate::domain::rollout::tally::Tally;
-use crate::domain::rollout::target::{Report, TargetRow, TargetState, Verdict, Want};
+use crate::domain::rollout::target::{Report, TargetRow, TargetState, Verdict, Want, Withheld};
 
 /// A decision that was asked for and has not been recorded is asked for again
 /// after this time: long enough for a slow disk, short next to a soak.
@@ -102,7 +105,18 @@ pub enum Input {
         labels: Labels,
         /// Whether its link is up.
         up: bool,
+        /// Why it is told nothing for now.
+        withheld: Option<Withheld>,
     },
+    /// A node may be told nothing for now, or may be told again.
+    Withheld {
+        /// The node.
+        node: NodeId,
+        /// Why; none when it may be told.
+        by: Option<Withheld>,
+    },
+    /// What a node has is taken away, because it is drained.
+    Drained(NodeId),
     /// A node left the fleet, or no longer matches.
     Left(NodeId),
 }
@@ -128,6 +142,8 @@ pub enum Output {
         /// The row.
         row: Box<TargetRow>,
     },
+    /// Keep how long everything that was left waited for maintenance windows.
+    Waited(Duration),
     /// Give a node an order.
     Send {
         /// The node.
@@ -146,6 +162,26 @@ struct Target {
     up: bool,
     /// Since when the link is up or down.
     link_at: UnixMillis,
+    /// Why it is told nothing for now.
+    withheld: Option<Withheld>,
+}
+
+impl Target {
+    /// Puts a target that could be told into the state that it waits in.
+    fn wait(&mut self, now: UnixMillis) {
+        let row = &mut self.row;
+        let state = match (row.state, self.withheld) {
+            (TargetState::Drained, Some(Withheld::Cordoned)) => TargetState::Drained,
+            (_, Some(Withheld::Cordoned)) => TargetState::Cordoned,
+            (_, Some(Withheld::Windowed)) => TargetState::Windowed,
+            (_, None) => TargetState::Pending,
+        };
+        let waits = row.state == TargetState::Pending || row.state.withheld().is_some();
+        if waits && row.state != state {
+            row.state = state;
+            row.since = now;
+        }
+    }
 }
 
 /// A rollout. See the module's documentation.
@@ -166,6 +202,11 @@ pub struct Rollout {
     dirty: BTreeSet<NodeId>,
     orders: Vec<(NodeId, u32, Want)>,
     records: Vec<Decision>,
+    /// How long everything that was left waited for maintenance windows, and since
+    /// when it does.
+    waited: Duration,
+    waits_since: Option<UnixMillis>,
+    wait_is_over: bool,
 }
 
 impl Rollout {
@@ -183,8 +224,13 @@ impl Rollout {
             .into_iter()
             .map(|(node, row)| {
                 let up = up.contains(&node);
-                let link_at = now;
-                (node, Target { row, up, link_at })
+                let target = Target {
+                    withheld: row.state.withheld(),
+                    row,
+                    up,
+                    link_at: now,
+                };
+                (node, target)
             })
             .collect();
         let mut rollout = Self {
@@ -200,9 +246,25 @@ impl Rollout {
             dirty: BTreeSet::new(),
             orders: Vec::new(),
             records: Vec::new(),
+            waited: Duration::ZERO,
+            waits_since: None,
+            wait_is_over: false,
         };
         rollout.index_all();
+        if rollout.waits_for_window(now) {
+            let windowed = rollout.targets.values().map(|target| &target.row);
+            let windowed = windowed.filter(|row| row.state == TargetState::Windowed);
+            rollout.waits_since = windowed.map(|row| row.since).max();
+        }
         rollout
+    }
+
+    /// The same after it waited for maintenance windows for so long, as
+    /// [`Output::Waited`] said.
+    #[must_use]
+    pub fn having_waited(mut self, waited: Duration) -> Self {
+        self.waited = waited;
+        self
     }
 
     /// What was decided so far.
@@ -247,6 +309,7 @@ impl Rollout {
         self.take(input, now);
         self.expire(now);
         self.readmit(now);
+        self.note_wait(now);
         self.steer(now);
         self.act(now);
         let mut outputs: Vec<Output> = self.records.drain(..).map(Output::Record).collect();
@@ -256,9 +319,26 @@ impl Rollout {
                 outputs.push(Output::Save { node, row });
             }
         }
+        if std::mem::take(&mut self.wait_is_over) {
+            outputs.push(Output::Waited(self.waited));
+        }
         let orders = self.orders.drain(..);
         outputs.extend(orders.map(|(node, order, want)| Output::Send { node, order, want }));
         outputs
+    }
+
+    /// Counts the time in which everything that is left waits for windows: the
+    /// deadline does not run in it.
+    fn note_wait(&mut self, now: UnixMillis) {
+        match (self.waits_since, self.waits_for_window(now)) {
+            (None, true) => self.waits_since = Some(now),
+            (Some(since), false) => {
+                self.waited += now.since(since);
+                self.waits_since = None;
+                self.wait_is_over = true;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
     }
 
     fn take(&mut self, input: Input, now: UnixMillis) {
@@ -283,7 +363,17 @@ impl Rollout {
             Input::BreakerReset { breaker } => {
                 self.breakers.remove(&breaker);
             }
-            Input::Joined { node, labels, up } => self.joined(node, &labels, up, now),
+            Input::Joined {
+                node,
+                labels,
+                up,
+                withheld,
+            } => {
+                self.joined(node, &labels, up, now);
+                self.withhold(node, withheld, now);
+            }
+            Input::Withheld { node, by } => self.withhold(node, by, now),
+            Input::Drained(node) => self.drained(node, now),
             Input::Left(node) => self.left(node, now),
         }
     }
@@ -409,6 +499,7 @@ impl Rollout {
             row,
             up,
             link_at: now,
+            withheld: None,
         };
         self.index(node, &target);
         self.targets.insert(node, target);
@@ -428,6 +519,47 @@ impl Rollout {
                 row.verdict = None;
                 row.retry_at = None;
                 row.degraded = false;
+            });
+        }
+    }
+
+    /// Notes whether a target may be told. Does nothing else, so that all of them can
+    /// be noted before the first step.
+    pub fn withhold(&mut self, node: NodeId, by: Option<Withheld>, now: UnixMillis) {
+        let known = self
+            .targets
+            .get(&node)
+            .is_none_or(|target| target.withheld == by);
+        if !known {
+            self.change(node, true, |target| {
+                target.withheld = by;
+                target.wait(now);
+            });
+        }
+    }
+
+    /// Whether what a node has may be taken away: it takes no part, or is unavailable
+    /// already, or the budget has room.
+    #[must_use]
+    pub fn admits_drain(&self, node: NodeId) -> bool {
+        self.row(node)
+            .is_none_or(|row| row.state == TargetState::Skipped)
+            || self.fits_budget(node)
+    }
+
+    fn drained(&mut self, node: NodeId, now: UnixMillis) {
+        let takes_part = self
+            .row(node)
+            .is_some_and(|row| !matches!(row.state, TargetState::Skipped | TargetState::Drained));
+        if takes_part {
+            self.change(node, true, |target| {
+                let row = &mut target.row;
+                row.state = TargetState::Drained;
+                row.since = now;
+                row.verdict = None;
+                row.retry_at = None;
+                row.degraded = false;
+                target.withheld = Some(Withheld::Cordoned);
             });
         }
     }

@@ -91,7 +91,10 @@ impl Rollout {
                 | TargetState::Reverting
                 | TargetState::Recalled
                 | TargetState::Held
-                | TargetState::Skipped => {}
+                | TargetState::Skipped
+                | TargetState::Cordoned
+                | TargetState::Windowed
+                | TargetState::Drained => {}
             }
         });
     }

@@ -27,6 +27,8 @@ pub enum Stand {
         /// When it has soaked.
         until: UnixMillis,
     },
+    /// Nodes are outside of their maintenance windows, which are waited for.
+    Closed,
     /// Nodes that are away are waited for.
     Awaiting {
         /// Until then.
@@ -69,7 +71,8 @@ impl Rollout {
 
     fn next_decision(&self, now: UnixMillis) -> Option<Decision> {
         let ending = self.ending();
-        if ending == Ending::Open && now >= self.deadline() && self.course.committed_at.is_none() {
+        if ending == Ending::Open && now >= self.deadline(now) && self.course.committed_at.is_none()
+        {
             return Some(self.halted(Evidence::Deadline, OnHalt::Keep));
         }
         if self.course.stop.is_some() {
@@ -85,7 +88,7 @@ impl Rollout {
             return Some(self.halted(evidence, self.course.params.on_halt));
         }
         match self.stand(now) {
-            Stand::Busy | Stand::Soaking { .. } | Stand::Awaiting { .. } => None,
+            Stand::Busy | Stand::Closed | Stand::Soaking { .. } | Stand::Awaiting { .. } => None,
             Stand::Inconclusive(why) => Some(Decision::Paused(RolloutPaused {
                 rollout: self.course.rollout,
                 step: self.course.step,
@@ -157,14 +160,27 @@ impl Rollout {
         let absent = counts.of(TargetState::Pending);
         let succeeded = counts.of(TargetState::Healthy) + counts.of(TargetState::Succeeded);
         let last = self.course.next_wave() >= self.course.wave_count;
-        let proves_nothing = of > 0 && (absent > of / 2 || succeeded == 0);
+        // One whose nodes are all out of service shows as little as one that is away.
+        let aside = counts.of(TargetState::Cordoned) + counts.of(TargetState::Drained);
+        let is_empty = of == 0 && aside == 0;
+        let away = absent + counts.of(TargetState::Windowed);
+        let proves_nothing = !is_empty && (away > of / 2 || succeeded == 0);
+        let unproven = proves_nothing && self.course.waived != Some(wave);
+        let waits_for_window = if last {
+            begun.of(TargetState::Windowed) > 0
+        } else {
+            unproven && counts.of(TargetState::Windowed) > 0
+        };
+        if waits_for_window {
+            return Stand::Closed;
+        }
         let wait_over = quiet_since.after(self.silent_deadline());
         let wanted = if last {
             begun.of(TargetState::Pending) > 0
         } else {
-            proves_nothing && self.course.waived != Some(wave)
+            unproven
         };
-        if wanted && now < wait_over {
+        if wanted && (last || of > 0) && now < wait_over {
             return Stand::Awaiting { until: wait_over };
         }
         if wanted && !last && self.course.params.on_inconclusive == OnInconclusive::Pause {
@@ -188,9 +204,22 @@ impl Rollout {
         Stand::Done
     }
 
-    fn deadline(&self) -> UnixMillis {
+    /// When the rollout's time is over. It does not run while everything that is left
+    /// waits for maintenance windows.
+    fn deadline(&self, now: UnixMillis) -> UnixMillis {
         let deadline = Duration::from_millis(self.course.params.deadline_ms);
-        self.course.started_at.after(deadline)
+        let waits = self.waits_since.map(|since| now.since(since));
+        self.course
+            .started_at
+            .after(deadline)
+            .after(self.waited)
+            .after(waits.unwrap_or_default())
+    }
+
+    /// Whether everything that is left waits for maintenance windows.
+    pub(super) fn waits_for_window(&self, now: UnixMillis) -> bool {
+        let is_running = self.course.is_running() && self.course.committed_at.is_none();
+        is_running && self.stand(now) == Stand::Closed
     }
 
     fn silent_deadline(&self) -> Duration {
@@ -276,8 +305,13 @@ impl Rollout {
                 TargetState::Reverting,
             ]),
             recalled: of(&[TargetState::Recalled]),
-            unreached: of(&[TargetState::Pending, TargetState::Held]),
-            skipped: of(&[TargetState::Skipped]),
+            unreached: of(&[
+                TargetState::Pending,
+                TargetState::Held,
+                TargetState::Cordoned,
+                TargetState::Windowed,
+            ]),
+            skipped: of(&[TargetState::Skipped, TargetState::Drained]),
         }
     }
 
@@ -320,8 +354,8 @@ impl Rollout {
             }
         }
         if self.course.finished.is_none() {
-            if self.ending() == Ending::Open {
-                times.push((self.deadline(), "the rollout's deadline"));
+            if self.ending() == Ending::Open && self.waits_since.is_none() {
+                times.push((self.deadline(now), "the rollout's deadline"));
             }
             if self.course.is_running() {
                 match self.stand(now) {
@@ -330,7 +364,7 @@ impl Rollout {
                     Stand::Done if self.course.next_wave() < self.course.wave_count => {
                         times.push((self.start_of(self.course.next_wave()), "a wave's time"));
                     }
-                    Stand::Busy | Stand::Inconclusive(_) | Stand::Done => {}
+                    Stand::Busy | Stand::Closed | Stand::Inconclusive(_) | Stand::Done => {}
                 }
             }
         }

@@ -43,6 +43,7 @@ fn engine(world: &mut World) {
             | DeskEvent::Ended { .. }
             | DeskEvent::Decided(_)
             | DeskEvent::Gone(_)
+            | DeskEvent::DrainOver(_)
             | DeskEvent::Disconnect(_)
             | DeskEvent::Lost { .. }) => {
                 world.events.push(other);

@@ -12,6 +12,7 @@ use protocol::selector::Selector;
 use super::*;
 use crate::domain::deployment::event::{ApplyCause, DeploymentApplied, DeploymentRemoved};
 use crate::domain::deployment::spec_digest;
+use crate::domain::fleet::cordon;
 use crate::domain::rollout::event::{
     AfterAbort, Kind as RolloutKind, Outcome as End, RolloutAborted, RolloutStarted,
 };
@@ -19,11 +20,11 @@ use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, OnInconclusive
 use crate::domain::rollout::plan::{Candidate, Plan};
 use crate::uplink::intake::StoredWant;
 
-const WEB: DeploymentId = DeploymentId::from_bytes([0xde; 10]);
+pub(super) const WEB: DeploymentId = DeploymentId::from_bytes([0xde; 10]);
 
 /// A node that keeps what a real one keeps of its orders.
-struct Host {
-    node: Node,
+pub(super) struct Host {
+    pub(super) node: Node,
     /// What it is to run, by deployment; none is nothing.
     level: BTreeMap<DeploymentId, Option<u32>>,
     /// Every order that it took, in the order in which they came.
@@ -31,14 +32,14 @@ struct Host {
     seq: u64,
     seen: u64,
     /// Whether changes to this revision fail on it.
-    fails: Option<u32>,
-    away: bool,
+    pub(super) fails: Option<u32>,
+    pub(super) away: bool,
 }
 
 /// Nodes, and the engine around the desk.
-struct Fleetlet {
-    world: World,
-    hosts: Vec<Host>,
+pub(super) struct Fleetlet {
+    pub(super) world: World,
+    pub(super) hosts: Vec<Host>,
 }
 
 fn spec(tag: u32) -> Spec {
@@ -56,7 +57,7 @@ fn spec(tag: u32) -> Spec {
 }
 
 /// Waves without a soak, so that tests take seconds of played time.
-fn quick() -> Params {
+pub(super) fn quick() -> Params {
     let mut params = Params::default();
     for wave in &mut params.waves {
         wave.soak_ms = 2_000;
@@ -65,7 +66,7 @@ fn quick() -> Params {
 }
 
 impl Fleetlet {
-    fn new(count: u8) -> Self {
+    pub(super) fn new(count: u8) -> Self {
         let mut world = World::new();
         let hosts = (1..=count).map(|number| Host {
             node: world.join(number),
@@ -83,7 +84,22 @@ impl Fleetlet {
         Self { world, hosts }
     }
 
-    fn apply(&mut self, revision: u32, selector: &str, params: Params) -> RolloutId {
+    pub(super) fn apply(&mut self, revision: u32, selector: &str, params: Params) -> RolloutId {
+        self.start(revision, selector, params, RolloutKind::Forward)
+    }
+
+    /// Applies what passes for an earlier revision.
+    pub(super) fn roll_back(&mut self, revision: u32, params: Params) -> RolloutId {
+        self.start(revision, "*", params, RolloutKind::Rollback)
+    }
+
+    fn start(
+        &mut self,
+        revision: u32,
+        selector: &str,
+        params: Params,
+        kind: RolloutKind,
+    ) -> RolloutId {
         let selector: Selector = selector.parse().unwrap();
         let rollout = RolloutId::from_bytes([u8::try_from(revision).unwrap(); 10]);
         self.world
@@ -115,7 +131,7 @@ impl Fleetlet {
                 rollout,
                 deployment: WEB,
                 revision,
-                kind: RolloutKind::Forward,
+                kind,
                 params,
                 waves: plan.sizes(),
                 plan_digest: plan.digest(),
@@ -126,7 +142,7 @@ impl Fleetlet {
     }
 
     /// Lets time pass: nodes obey, the engine records.
-    fn play(&mut self, seconds: u64) {
+    pub(super) fn play(&mut self, seconds: u64) {
         for second in 0..seconds {
             self.world.wait(1);
             self.record_decisions();
@@ -139,9 +155,19 @@ impl Fleetlet {
 
     fn record_decisions(&mut self) {
         for event in std::mem::take(&mut self.world.events) {
-            let DeskEvent::Decided(decision) = event else {
-                self.world.events.push(event);
-                continue;
+            let decision = match event {
+                DeskEvent::Decided(decision) => decision,
+                DeskEvent::DrainOver(end) => {
+                    let ended = cordon::end_drain(&self.world.fleet, &end);
+                    for event in ended.unwrap_or_default() {
+                        self.world.record(event);
+                    }
+                    continue;
+                }
+                other => {
+                    self.world.events.push(other);
+                    continue;
+                }
             };
             let known = self.world.fleet.rollouts().get(decision.rollout());
             if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
@@ -191,7 +217,7 @@ impl Fleetlet {
         }
     }
 
-    fn back(&mut self, index: usize) {
+    pub(super) fn back(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         host.away = false;
         host.seen = 0;
@@ -203,14 +229,14 @@ impl Fleetlet {
     }
 
     /// The revision that each node is to run.
-    fn levels(&self) -> Vec<Option<u32>> {
+    pub(super) fn levels(&self) -> Vec<Option<u32>> {
         self.hosts
             .iter()
             .map(|host| host.level.get(&WEB).copied().flatten())
             .collect()
     }
 
-    fn end_of(&self, rollout: RolloutId) -> Option<End> {
+    pub(super) fn end_of(&self, rollout: RolloutId) -> Option<End> {
         let known = self.world.fleet.rollouts().get(rollout)?;
         known.course.finished.as_ref().map(|end| end.outcome)
     }
