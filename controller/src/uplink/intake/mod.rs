@@ -3,7 +3,7 @@
 //! Owns how far each node's streams have arrived, the connect counters that were
 //! used, the state of every command's targets, receipts, latest states,
 //! lifecycle events, what each node is to have of each deployment and how its
-//! changes ended, and entries that could not be decoded. Who belongs to the
+//! changes ended, notices, and entries that could not be decoded. Who belongs to the
 //! fleet and what was ordered is the journal's; samples are the series'.
 //!
 //! **Invariant:** one [`Batch`] is durable whole or not at all, and nothing is
@@ -16,6 +16,7 @@
 
 mod codec;
 mod deployment;
+mod notice;
 mod open;
 mod row;
 #[cfg(test)]
@@ -30,9 +31,11 @@ use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
+use crate::domain::notice::Notice;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
+pub use notice::{NOTICE_COUNT_MAX, NOTICE_KEPT_MS};
 pub use open::{Medium, OpenBackend};
 pub use row::{
     Ended, FinalState, Quarantined, StoredCommand, StoredDesired, StoredLifecycle, StoredReceipt,
@@ -70,9 +73,14 @@ const ROLLOUT_TARGETS: Table = TableDefinition::new("rollout_targets");
 const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
     TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
+/// A notice's number → the notice.
+const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices");
+/// A notice's key → what is raised under it.
+const NOTICES_RAISED: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("notices_raised");
 
 /// The layout of the tables. A higher number in the file is a newer program's.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 const META_FORMAT: &str = "format";
 const META_CURSOR: &str = "journal_cursor";
@@ -184,6 +192,8 @@ pub struct Batch {
     pub rollout_targets: BTreeMap<(RolloutId, NodeId), TargetRow>,
     /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
+    /// Notices, in the order in which they are numbered. See [`Batch::raise`].
+    pub notices: Vec<Notice>,
     /// The last record of the journal that is taken into account.
     pub cursor: Option<u64>,
     /// Envelope counters below this one may have been used.
@@ -208,6 +218,7 @@ impl Batch {
             && self.rollouts.is_empty()
             && self.rollout_targets.is_empty()
             && self.rollouts_forgotten.is_empty()
+            && self.notices.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
     }
@@ -499,6 +510,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     }
     write_commands(&transaction, batch)?;
     deployment::write(&transaction, batch)?;
+    notice::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;
         for ((node, key), state) in &batch.states {
