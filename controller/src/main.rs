@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         | Command::Deploy(_)
         | Command::Rollout(_)
         | Command::Breaker(_)
+        | Command::Sink(_)
+        | Command::Notice(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)

@@ -188,6 +188,8 @@ pub enum ErrorCode {
     PolicyLease,
     ConditionInvalid,
     AddressForbidden,
+    SinkInvalid,
+    SinkNotFound,
     Internal,
 }
 
@@ -329,6 +331,8 @@ impl ErrorCode {
         Self::PolicyLease,
         Self::ConditionInvalid,
         Self::AddressForbidden,
+        Self::SinkInvalid,
+        Self::SinkNotFound,
         Self::Internal,
     ];
 
@@ -1429,6 +1433,22 @@ impl ErrorCode {
                 Operator,
                 "an outbound address is private, or not allowed",
                 "allow it in [outbound] of controller.toml, if it is meant",
+            ),
+            Self::SinkInvalid => (
+                "sink.invalid",
+                400,
+                AfterFix,
+                Caller,
+                "a notification sink is not well-formed",
+                "correct what the message names",
+            ),
+            Self::SinkNotFound => (
+                "sink.not_found",
+                404,
+                AfterFix,
+                Caller,
+                "no such notification sink",
+                "see `flotilla sink list`",
             ),
             Self::Internal => (
                 "internal",

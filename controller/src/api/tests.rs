@@ -3,6 +3,7 @@
 
 mod breakers;
 mod deployments;
+mod sinks;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod breaker;
 pub mod deploy;
+pub mod sink;
 pub mod trust;
 
 use std::net::SocketAddr;
@@ -130,6 +131,12 @@ pub enum Command {
     /// Breakers: list, show, trip, isolate, reset, override, history
     #[command(subcommand)]
     Breaker(breaker::Breaker),
+    /// Sinks, where notices go: list, show, set, remove, test
+    #[command(subcommand)]
+    Sink(sink::Sink),
+    /// Notices: what someone was told of, or would have been
+    #[command(subcommand)]
+    Notice(sink::Notice),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),

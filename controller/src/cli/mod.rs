@@ -22,6 +22,7 @@ mod follow;
 mod metrics;
 mod node;
 mod rollout;
+mod sink;
 mod support;
 mod token;
 mod trust;
@@ -100,6 +101,8 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Deploy(_)
         | Command::Rollout(_)
         | Command::Breaker(_)
+        | Command::Sink(_)
+        | Command::Notice(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -131,6 +134,8 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Deploy(asked) => deploy::run(session, asked).await,
         Command::Rollout(asked) => rollout::run(session, asked).await,
         Command::Breaker(asked) => breaker::run(session, asked).await,
+        Command::Sink(asked) => sink::run(session, asked).await,
+        Command::Notice(asked) => sink::notice(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

@@ -16,6 +16,7 @@ use crate::domain::deployment;
 use crate::domain::event::Event;
 use crate::domain::fleet::{self, Fleet};
 use crate::domain::moment::Moment;
+use crate::domain::notice::sink;
 use crate::domain::operation::{Authority, Operation};
 use crate::domain::rejection::Rejection;
 
@@ -190,6 +191,8 @@ pub fn decide(
         Operation::OverrideBreaker(asked) => breaker::give(fleet, caller, asked, at),
         Operation::EndOverride(asked) => breaker::end(fleet, caller, asked, at),
         Operation::RaisePolicy(asked) => breaker::raise(fleet, asked),
+        Operation::SetSink(asked) => sink::set(fleet, asked),
+        Operation::RemoveSink(asked) => sink::remove(fleet, asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

@@ -25,6 +25,7 @@ use crate::domain::fleet::event::{
     NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked, TokenCreated, TokenRevoked,
     TrustPublished,
 };
+use crate::domain::notice::sink::{SinkRemoved, SinkSet};
 use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
     RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
@@ -183,6 +184,12 @@ pub enum Event {
     /// The policy that nodes obey got a new number.
     #[serde(rename = "policy.published")]
     PolicyPublished(PolicyPublished),
+    /// A sink was made or changed.
+    #[serde(rename = "sink.set")]
+    SinkSet(SinkSet),
+    /// A sink was removed.
+    #[serde(rename = "sink.removed")]
+    SinkRemoved(SinkRemoved),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -246,6 +253,8 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("breaker.overridden", 1),
     ("breaker.override_ended", 1),
     ("policy.published", 1),
+    ("sink.set", 1),
+    ("sink.removed", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -316,6 +325,8 @@ impl Event {
             Self::BreakerOverridden(_) => "breaker.overridden",
             Self::OverrideEnded(_) => "breaker.override_ended",
             Self::PolicyPublished(_) => "policy.published",
+            Self::SinkSet(_) => "sink.set",
+            Self::SinkRemoved(_) => "sink.removed",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -27,6 +27,7 @@ use crate::domain::fleet::manage::{
 };
 use crate::domain::fleet::token::{CreateToken, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
+use crate::domain::notice::sink::{RemoveSink, SetSink};
 use crate::domain::rejection::Rejection;
 
 /// A request that would change the fleet.
@@ -81,6 +82,8 @@ pub enum Operation {
     OverrideBreaker(OverrideBreaker),
     EndOverride(EndOverride),
     RaisePolicy(RaisePolicy),
+    SetSink(SetSink),
+    RemoveSink(RemoveSink),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -155,6 +158,8 @@ impl Operation {
             Self::OverrideBreaker(_) => "breaker.override",
             Self::EndOverride(_) => "breaker.end_override",
             Self::RaisePolicy(_) => "policy.raise",
+            Self::SetSink(_) => "sink.set",
+            Self::RemoveSink(_) => "sink.remove",
         }
     }
 
@@ -244,6 +249,8 @@ impl Operation {
             Self::RemoveContent(_) => whole("secret", "remove"),
             Self::PushArchive(_) => whole("image", "push"),
             Self::RemoveArchive(_) => whole("image", "remove"),
+            Self::SetSink(_) => whole("sink", "set"),
+            Self::RemoveSink(_) => whole("sink", "remove"),
             Self::DefineBreaker(_) | Self::RemoveBreaker(_) => whole("breaker", "manage"),
             Self::MoveBreaker(asked) => whole("breaker", asked.to.permission()),
             Self::OverrideBreaker(asked) => Authority::Permission(

@@ -12,6 +12,7 @@ mod deployment;
 mod node;
 mod rollout;
 mod series;
+mod sink;
 mod stream;
 mod system;
 mod token;
@@ -84,6 +85,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(access::routes())
                 .merge(audit::routes())
                 .merge(breaker::routes())
+                .merge(sink::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

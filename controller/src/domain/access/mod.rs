@@ -258,6 +258,8 @@ impl Access {
             | Event::PolicyPublished(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::SinkSet(_)
+            | Event::SinkRemoved(_)
             | Event::DenialsCounted(_) => {}
         }
     }

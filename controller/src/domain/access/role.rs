@@ -83,6 +83,7 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
                 "node:rename",
                 "rollout:abort",
                 "rollout:pause",
+                "sink:test",
             ],
             &["viewer"],
         ),
@@ -339,7 +340,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 8 + 12 + 10 + 1 + 5);
+        assert_eq!(parts, 1 + 9 + 12 + 10 + 1 + 5);
     }
 
     #[test]

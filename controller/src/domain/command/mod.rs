@@ -206,6 +206,8 @@ impl Commands {
             | Event::PolicyPublished(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::SinkSet(_)
+            | Event::SinkRemoved(_)
             | Event::DenialsCounted(_) => {}
         }
     }

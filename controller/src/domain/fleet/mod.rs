@@ -1,8 +1,8 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment, rollout and breaker parts
-//! beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
+//! force, and holds the access, command, deployment, rollout, breaker and sink
+//! parts beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
 //! fleet costs a few reference counts and the engine can publish one after every
 //! batch.
 //!
@@ -37,6 +37,7 @@ use crate::domain::command::Commands;
 use crate::domain::deployment::Deployments;
 use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
+use crate::domain::notice::sink::Sinks;
 use crate::domain::rejection::Rejection;
 
 /// The whole event-sourced state of a fleet.
@@ -55,6 +56,7 @@ pub struct Fleet {
     deployments: Arc<Deployments>,
     rollouts: Arc<Rollouts>,
     breakers: Arc<Breakers>,
+    sinks: Arc<Sinks>,
 }
 
 impl Fleet {
@@ -74,6 +76,7 @@ impl Fleet {
             deployments: Arc::default(),
             rollouts: Arc::default(),
             breakers: Arc::default(),
+            sinks: Arc::default(),
         }
     }
 
@@ -158,6 +161,12 @@ impl Fleet {
     #[must_use]
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
+    }
+
+    /// Where notices go.
+    #[must_use]
+    pub fn sinks(&self) -> &Sinks {
+        &self.sinks
     }
 
     /// A node by id.
@@ -250,6 +259,9 @@ impl Fleet {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
+            Event::SinkSet(_) | Event::SinkRemoved(_) => {
+                Arc::make_mut(&mut self.sinks).apply(&record.event);
+            }
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)

@@ -12,6 +12,11 @@
 //! **Invariant:** a notice has bounded size whatever its cause says, and holds no
 //! secret: it leaves for wherever an operator's sink points.
 
+pub mod cause;
+pub mod crowd;
+pub mod delivery;
+pub mod sink;
+
 use std::collections::BTreeMap;
 
 use protocol::id::NodeId;
@@ -200,12 +205,28 @@ impl NoticeState {
 pub struct Standing {
     /// The number of the notice that raised it.
     pub seq: u64,
-    /// How bad it was said to be.
+    /// How bad it was said to be last.
     pub severity: Severity,
+    /// How bad it was said to be at worst. Its end is told at this severity, so that
+    /// whoever was told of it is told of its end.
+    pub worst: Severity,
+}
+
+impl Standing {
+    /// What stands once this notice is raised over what stood before.
+    #[must_use]
+    pub fn raised(seq: u64, severity: Severity, before: Option<Self>) -> Self {
+        Self {
+            seq,
+            severity,
+            worst: before.map_or(severity, |before| before.worst.max(severity)),
+        }
+    }
 }
 
 impl Notice {
-    /// A notice that says no more than what is given; the caller fills in the rest.
+    /// A notice that says no more than what is given; the others of these functions
+    /// add to it.
     #[must_use]
     pub fn new(
         at: UnixMillis,
@@ -227,6 +248,35 @@ impl Notice {
             facts: BTreeMap::new(),
             expires_at: None,
         }
+    }
+
+    /// About what, by name, and what happened, in one line.
+    #[must_use]
+    pub fn saying(mut self, subject: impl Into<String>, title: impl Into<String>) -> Self {
+        self.subject = subject.into();
+        self.title = title.into();
+        self
+    }
+
+    /// With more of it, for a person.
+    #[must_use]
+    pub fn detailed(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// About a node.
+    #[must_use]
+    pub fn about(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// With a fact for a program.
+    #[must_use]
+    pub fn fact(mut self, name: &str, value: impl ToString) -> Self {
+        self.facts.insert(name.to_owned(), value.to_string());
+        self
     }
 
     /// The same within the limits: what is too long is cut.

@@ -15,7 +15,7 @@ fn notice(state: NoticeState, severity: Severity) -> Notice {
 #[test]
 fn what_is_raised_is_told_once_and_resolved_once() {
     use NoticeState::{Once, Raised, Resolved};
-    let standing = |severity| Some(Standing { seq: 3, severity });
+    let standing = |severity| Some(Standing::raised(3, severity, None));
     let cases = [
         (Raised, Severity::Warning, None, true),
         (

@@ -14,6 +14,7 @@
 mod breakers;
 mod deployments;
 mod entries;
+mod notices;
 mod orders;
 mod receive;
 mod rollouts;
@@ -21,6 +22,7 @@ mod rollouts;
 mod tests;
 
 pub use breakers::Transitions;
+pub use notices::Watch;
 pub use orders::{NotConnected, Recorded};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +53,7 @@ use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
 use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
+use crate::uplink::desk::notices::Notices;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
 use crate::uplink::sink::{FrameArrival, FrameSink};
@@ -64,6 +67,8 @@ const COUNTERS_CLAIMED: u64 = 1 << 40;
 pub struct DeskConfig {
     /// How often nodes are to send heartbeats.
     pub heartbeat: Duration,
+    /// When someone is told of nodes.
+    pub watch: Watch,
 }
 
 /// What is to be done outside.
@@ -227,6 +232,7 @@ pub struct Desk<S> {
     dispatch: Dispatch,
     deployments: Deployments,
     guard: Guard,
+    notices: Notices,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -272,6 +278,7 @@ impl<S: FrameSink> Desk<S> {
             dispatch: Dispatch::default(),
             deployments: Deployments::default(),
             guard: Guard::default(),
+            notices: Notices::new(now),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -282,6 +289,7 @@ impl<S: FrameSink> Desk<S> {
         desk.load_commands(now)?;
         desk.load_deployments(now)?;
         desk.load_breakers();
+        desk.load_notices()?;
         Ok(desk)
     }
 
@@ -365,7 +373,11 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
-        if self.stale && self.load_commands(now).is_ok() && self.load_deployments(now).is_ok() {
+        if self.stale
+            && self.load_commands(now).is_ok()
+            && self.load_deployments(now).is_ok()
+            && self.load_notices().is_ok()
+        {
             self.stale = false;
             self.load_breakers();
         }
@@ -383,6 +395,7 @@ impl<S: FrameSink> Desk<S> {
             self.run_commands(now);
             self.tell_rollouts(now);
             self.run_deployments(now);
+            self.run_notices(now);
         }
         self.store_frames(now);
         self.work.batch.kept = self

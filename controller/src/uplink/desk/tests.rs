@@ -7,6 +7,7 @@
 
 mod breakers;
 mod deployments;
+mod notices;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -200,6 +201,10 @@ impl World {
         Desk::new(
             DeskConfig {
                 heartbeat: Duration::from_secs(15),
+                watch: Watch {
+                    silent_after: Duration::from_secs(300),
+                    certificate_life: Duration::from_secs(90 * 86_400),
+                },
             },
             Arc::new(fleet.clone()),
             controller_key(),

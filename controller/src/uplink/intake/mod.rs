@@ -30,8 +30,10 @@ use protocol::ErrorCode;
 use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::watch;
 
 use crate::domain::notice::Notice;
+use crate::domain::notice::delivery::Progress;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
@@ -78,6 +80,8 @@ const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::n
 /// A notice's key → what is raised under it.
 const NOTICES_RAISED: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("notices_raised");
+/// A sink's name → how far it has come.
+const SINKS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("sinks");
 
 /// The layout of the tables. A higher number in the file is a newer program's.
 const FORMAT: u64 = 3;
@@ -194,6 +198,14 @@ pub struct Batch {
     pub rollouts_forgotten: Vec<RolloutId>,
     /// Notices, in the order in which they are numbered. See [`Batch::raise`].
     pub notices: Vec<Notice>,
+    /// Sinks that begin, by name, with their numbers: at the notices of this batch,
+    /// unless they have begun before.
+    pub sinks_begun: Vec<(String, u64)>,
+    /// How far sinks have come. One that has gone, or another of its name, is left
+    /// as it is.
+    pub sinks: BTreeMap<String, Progress>,
+    /// Sinks that are gone, with their numbers.
+    pub sinks_gone: Vec<(String, u64)>,
     /// The last record of the journal that is taken into account.
     pub cursor: Option<u64>,
     /// Envelope counters below this one may have been used.
@@ -219,16 +231,21 @@ impl Batch {
             && self.rollout_targets.is_empty()
             && self.rollouts_forgotten.is_empty()
             && self.notices.is_empty()
+            && self.sinks_begun.is_empty()
+            && self.sinks.is_empty()
+            && self.sinks_gone.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
     }
 }
 
-/// The store. Clones share it; one of them writes.
+/// The store. Clones share it, and their writes take turns.
 #[derive(Clone)]
 pub struct Intake {
     medium: Arc<Medium>,
     database: Arc<RwLock<Option<Database>>>,
+    /// The number of the last notice, told after each batch that holds some.
+    notices: Arc<watch::Sender<u64>>,
 }
 
 impl Intake {
@@ -249,6 +266,7 @@ impl Intake {
         Ok(Self {
             medium: Arc::new(medium),
             database: Arc::new(RwLock::new(Some(database))),
+            notices: Arc::new(watch::Sender::new(0)),
         })
     }
 
@@ -267,14 +285,22 @@ impl Intake {
             let database = guard.as_ref().ok_or(IntakeError::Closed)?;
             write(database, batch).map_err(|error| IntakeError::Write(Box::new(error)))
         };
-        if outcome.is_err() {
-            // redb answers `PreviousIo` to everything from here on.
-            *self
-                .database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner) = None;
+        match outcome {
+            Ok(last) => {
+                if let Some(last) = last {
+                    self.notices.send_replace(last);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // redb answers `PreviousIo` to everything from here on.
+                *self
+                    .database
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
+                Err(error)
+            }
         }
-        outcome
     }
 
     /// Opens the store again if an earlier failure closed it.
@@ -499,7 +525,8 @@ impl Intake {
     }
 }
 
-fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
+/// Writes a batch. Says the number of the last notice when it holds some.
+fn write(database: &Database, batch: &Batch) -> Result<Option<u64>, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
@@ -510,7 +537,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     }
     write_commands(&transaction, batch)?;
     deployment::write(&transaction, batch)?;
-    notice::write(&transaction, batch)?;
+    let last = notice::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;
         for ((node, key), state) in &batch.states {
@@ -553,7 +580,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(last)
 }
 
 fn write_commands(transaction: &redb::WriteTransaction, batch: &Batch) -> Result<(), redb::Error> {

@@ -1,5 +1,5 @@
-//! The tables of notices: each under its number, and what is raised under which
-//! key.
+//! The tables of notices: each under its number, what is raised under which key,
+//! and how far each sink has come.
 //!
 //! Numbers rise and are never used again, also when the table was emptied: sinks
 //! remember how far they are by them. When the table is full the oldest notices
@@ -7,9 +7,11 @@
 
 use protocol::time::UnixMillis;
 use redb::{ReadableTable as _, ReadableTableMetadata as _};
+use tokio::sync::watch;
 
 use super::codec::{decode, encode};
-use super::{Batch, Intake, IntakeError, META, NOTICES, NOTICES_RAISED};
+use super::{Batch, Intake, IntakeError, META, NOTICES, NOTICES_RAISED, SINKS};
+use crate::domain::notice::delivery::Progress;
 use crate::domain::notice::{Notice, NoticeState, Standing};
 
 /// Notices that are kept. At 2 KiB each they are at most 20 MB.
@@ -68,6 +70,48 @@ impl Intake {
         })
     }
 
+    /// The newest notices, newest first.
+    ///
+    /// # Errors
+    /// [`IntakeError`], also when a row does not decode.
+    pub fn notices_newest(&self, limit: usize) -> Result<Vec<(u64, Notice)>, IntakeError> {
+        let (_, last) = self.notice_span()?;
+        let mut notices = self.notices(last.saturating_sub(limit as u64), limit)?;
+        notices.reverse();
+        Ok(notices)
+    }
+
+    /// One notice; none when it is gone.
+    ///
+    /// # Errors
+    /// [`IntakeError`], also when the row does not decode.
+    pub fn notice(&self, seq: u64) -> Result<Option<Notice>, IntakeError> {
+        let rows = self.notices(seq.saturating_sub(1), 1)?;
+        Ok(rows
+            .into_iter()
+            .find_map(|(found, notice)| (found == seq).then_some(notice)))
+    }
+
+    /// Tells the number of the last notice after each batch that holds some.
+    #[must_use]
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.notices.subscribe()
+    }
+
+    /// How far a sink has come; none before it has begun.
+    ///
+    /// # Errors
+    /// [`IntakeError`], also when the row does not decode.
+    pub fn sink(&self, name: &str) -> Result<Option<Progress>, IntakeError> {
+        let bytes = self.read("a sink's progress", |transaction| {
+            let table = transaction.open_table(SINKS)?;
+            Ok(table.get(name)?.map(|value| value.value().to_vec()))
+        })?;
+        bytes
+            .map(|bytes| self.decode("a sink's progress", &bytes))
+            .transpose()
+    }
+
     /// What is raised under a key.
     ///
     /// # Errors
@@ -105,17 +149,21 @@ impl Intake {
     }
 }
 
+/// Writes what a batch holds of notices and sinks. Says the number of the last
+/// notice when it holds some.
 pub(super) fn write(
     transaction: &redb::WriteTransaction,
     batch: &Batch,
-) -> Result<(), redb::Error> {
-    let Some(newest) = batch.notices.iter().map(|notice| notice.at).max() else {
-        return Ok(());
-    };
+) -> Result<Option<u64>, redb::Error> {
     let mut meta = transaction.open_table(META)?;
+    let last = meta.get(META_NOTICE)?.map_or(0, |value| value.value());
+    write_sinks(transaction, batch, last)?;
+    let Some(newest) = batch.notices.iter().map(|notice| notice.at).max() else {
+        return Ok(None);
+    };
     let mut notices = transaction.open_table(NOTICES)?;
     let mut raised = transaction.open_table(NOTICES_RAISED)?;
-    let mut seq = meta.get(META_NOTICE)?.map_or(0, |value| value.value());
+    let mut seq = last;
     for notice in &batch.notices {
         let key = notice.key.as_str();
         // An unreadable row is as good as none: its end is told once more.
@@ -126,22 +174,21 @@ pub(super) fn write(
             continue;
         }
         seq += 1;
-        notices.insert(seq, encode(notice).as_slice())?;
-        match notice.state {
-            NoticeState::Raised => {
-                if standing.is_some() || raised.len()? < RAISED_COUNT_MAX {
-                    let standing = Standing {
-                        seq,
-                        severity: notice.severity,
-                    };
+        let mut told = notice.clone();
+        match (notice.state, standing) {
+            (NoticeState::Raised, before) => {
+                if before.is_some() || raised.len()? < RAISED_COUNT_MAX {
+                    let standing = Standing::raised(seq, notice.severity, before);
                     raised.insert(key, encode(&standing).as_slice())?;
                 }
             }
-            NoticeState::Resolved => {
+            (NoticeState::Resolved, before) => {
+                told.severity = before.map_or(notice.severity, |before| before.worst);
                 raised.remove(key)?;
             }
-            NoticeState::Once => {}
+            (NoticeState::Once, _) => {}
         }
+        notices.insert(seq, encode(&told).as_slice())?;
     }
     meta.insert(META_NOTICE, seq)?;
     let kept_from = UnixMillis(newest.0.saturating_sub(NOTICE_KEPT_MS));
@@ -151,8 +198,43 @@ pub(super) fn write(
             full || decode::<Notice>(value.value()).is_ok_and(|notice| notice.at < kept_from)
         });
         if !goes {
-            return Ok(());
+            return Ok(Some(seq));
         }
         notices.pop_first()?;
     }
+}
+
+/// A sink begins behind the notice `last`. An unreadable row is as good as none.
+fn write_sinks(
+    transaction: &redb::WriteTransaction,
+    batch: &Batch,
+    last: u64,
+) -> Result<(), redb::Error> {
+    let mut sinks = transaction.open_table(SINKS)?;
+    let held = |sinks: &redb::Table<'_, &'static str, &'static [u8]>, name: &str| {
+        let row = sinks.get(name)?;
+        let row = row.and_then(|value| decode::<Progress>(value.value()).ok());
+        Ok::<_, redb::Error>(row.map(|progress| progress.number))
+    };
+    for (name, number) in &batch.sinks_gone {
+        if held(&sinks, name)?.is_some_and(|held| held <= *number) {
+            sinks.remove(name.as_str())?;
+        }
+    }
+    for (name, number) in &batch.sinks_begun {
+        if held(&sinks, name)?.is_none_or(|held| held < *number) {
+            let progress = Progress {
+                number: *number,
+                cursor: last,
+                ..Progress::default()
+            };
+            sinks.insert(name.as_str(), encode(&progress).as_slice())?;
+        }
+    }
+    for (name, progress) in &batch.sinks {
+        if held(&sinks, name)? == Some(progress.number) {
+            sinks.insert(name.as_str(), encode(progress).as_slice())?;
+        }
+    }
+    Ok(())
 }

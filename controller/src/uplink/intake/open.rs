@@ -8,8 +8,8 @@ use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
 use super::{
     COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT,
-    NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, STATES,
-    TARGETS,
+    NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUTS, SINKS,
+    STATES, TARGETS,
 };
 use crate::journal::medium::AnyBackend;
 
@@ -183,6 +183,7 @@ fn lay_out(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(GENERATIONS)?;
         transaction.open_table(NOTICES)?;
         transaction.open_table(NOTICES_RAISED)?;
+        transaction.open_table(SINKS)?;
         transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     }
     transaction.commit()?;
