@@ -14,6 +14,7 @@ pub mod exit;
 pub mod fetch;
 pub mod host;
 pub mod journal;
+pub mod notify;
 pub mod operation;
 pub mod outbound;
 pub mod pki;

@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         | Command::Rollout(_)
         | Command::Breaker(_)
         | Command::Window(_)
+        | Command::Sink(_)
+        | Command::Notice(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)

@@ -83,6 +83,8 @@ pub struct Gauges {
     pub healthy: Vec<(&'static str, bool)>,
     /// What other parts count by error code, of which there is a fixed number.
     pub coded: Vec<CodedMetric>,
+    /// What sinks count, of which there is a bounded number.
+    pub sinks: Vec<SinkMetric>,
     /// What other parts count. Names are literals, so their number is bounded.
     pub parts: Vec<PartMetric>,
 }
@@ -109,15 +111,22 @@ pub enum PartKind {
     Gauge,
 }
 
+impl PartKind {
+    /// The type's name in the exposition, and what its samples' names end with.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Counter => ("counter", "_total"),
+            Self::Gauge => ("gauge", ""),
+        }
+    }
+}
+
 impl PartMetric {
     fn write(&self, text: &mut String) -> Result<(), std::fmt::Error> {
         let Self {
             name, help, value, ..
         } = self;
-        let (kind, suffix) = match self.kind {
-            PartKind::Counter => ("counter", "_total"),
-            PartKind::Gauge => ("gauge", ""),
-        };
+        let (kind, suffix) = self.kind.words();
         write!(
             text,
             "# HELP fleet_{name} {help}.\n# TYPE fleet_{name} {kind}\nfleet_{name}{suffix} {value}\n"
@@ -146,6 +155,36 @@ impl CodedMetric {
         for (code, value) in values {
             let code = code.text();
             writeln!(text, "fleet_{name}_total{{code=\"{code}\"}} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A metric of each sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkMetric {
+    /// Name without `fleet_` and `_total`.
+    pub name: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: PartKind,
+    /// Its value for each sink, by name.
+    pub values: BTreeMap<String, u64>,
+}
+
+impl SinkMetric {
+    fn write(&self, text: &mut String) -> Result<(), std::fmt::Error> {
+        let Self {
+            name, help, values, ..
+        } = self;
+        let (kind, suffix) = self.kind.words();
+        write!(
+            text,
+            "# HELP fleet_{name} {help}.\n# TYPE fleet_{name} {kind}\n"
+        )?;
+        for (sink, value) in values {
+            writeln!(text, "fleet_{name}{suffix}{{sink=\"{sink}\"}} {value}")?;
         }
         Ok(())
     }
@@ -315,6 +354,9 @@ impl Metrics {
         for coded in &gauges.coded {
             coded.write(&mut text)?;
         }
+        for sink in &gauges.sinks {
+            sink.write(&mut text)?;
+        }
         for part in &gauges.parts {
             part.write(&mut text)?;
         }
@@ -349,6 +391,12 @@ mod tests {
                 help: "Messages that were not taken",
                 values: [(ErrorCode::EnvelopeReplayed, 4)].into(),
             }],
+            sinks: vec![SinkMetric {
+                name: "sink_delivered",
+                help: "Notices that the receiver took",
+                kind: PartKind::Counter,
+                values: [("chat".to_owned(), 5)].into(),
+            }],
             parts: vec![PartMetric {
                 name: "frames_stored",
                 help: "Frames stored",
@@ -369,6 +417,7 @@ mod tests {
             "fleet_breaker_transitions_total{from=\"closed\",to=\"open\"} 4",
             "fleet_health{name=\"broker\"} 0",
             "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
+            "fleet_sink_delivered_total{sink=\"chat\"} 5",
             "fleet_frames_stored_total 9",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");

@@ -191,6 +191,8 @@ pub enum ErrorCode {
     WindowInvalid,
     WindowNotFound,
     WindowClosed,
+    SinkInvalid,
+    SinkNotFound,
     Internal,
 }
 
@@ -335,6 +337,8 @@ impl ErrorCode {
         Self::WindowInvalid,
         Self::WindowNotFound,
         Self::WindowClosed,
+        Self::SinkInvalid,
+        Self::SinkNotFound,
         Self::Internal,
     ];
 
@@ -1459,6 +1463,22 @@ impl ErrorCode {
                 Caller,
                 "a node's maintenance window opens too late for the command",
                 "give a later --start-by, or --now",
+            ),
+            Self::SinkInvalid => (
+                "sink.invalid",
+                400,
+                AfterFix,
+                Caller,
+                "a notification sink is not well-formed",
+                "correct what the message names",
+            ),
+            Self::SinkNotFound => (
+                "sink.not_found",
+                404,
+                AfterFix,
+                Caller,
+                "no such notification sink",
+                "see `flotilla sink list`",
             ),
             Self::Internal => (
                 "internal",

@@ -17,6 +17,7 @@ pub mod notify;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+pub mod receiver;
 pub mod relay;
 pub mod rogue;
 pub mod servers;

@@ -30,7 +30,7 @@ use controller::domain::session::Load;
 use controller::engine::writer::{Ask, Submission, Writer};
 use controller::journal::{Journal, Medium};
 use controller::pki::CurrentTrust;
-use controller::uplink::desk::{Desk, DeskConfig, DeskEvent, Output, Recorded};
+use controller::uplink::desk::{Desk, DeskConfig, DeskEvent, Output, Recorded, Watch};
 use controller::uplink::intake::{self, Intake, StoredDesired};
 use controller::uplink::sink::{FrameArrival, FrameOutcome, FrameSink, SinkError};
 use harness::sim::chance::Chance;
@@ -179,6 +179,10 @@ impl Machine {
         let core = Writer::open(journal).ok()?;
         let config = DeskConfig {
             heartbeat: Duration::from_secs(15),
+            watch: Watch {
+                silent_after: Duration::from_secs(300),
+                certificate_life: Duration::from_secs(90 * 86_400),
+            },
         };
         let mut desk = Desk::new(
             config,

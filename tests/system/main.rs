@@ -40,6 +40,8 @@ mod lossy;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod notify;
 #[cfg(test)]
 mod remote_write;

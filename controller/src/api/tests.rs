@@ -3,6 +3,7 @@
 
 mod breakers;
 mod deployments;
+mod sinks;
 mod windows;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod breaker;
 pub mod deploy;
+pub mod sink;
 pub mod trust;
 pub mod window;
 
@@ -134,6 +135,12 @@ pub enum Command {
     /// Maintenance windows: set, list, show, next, remove, open
     #[command(subcommand)]
     Window(window::Window),
+    /// Sinks, where notices go: list, show, set, remove, test
+    #[command(subcommand)]
+    Sink(sink::Sink),
+    /// Notices: what someone was told of, or would have been
+    #[command(subcommand)]
+    Notice(sink::Notice),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),

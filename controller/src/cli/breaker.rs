@@ -94,6 +94,7 @@ fn changed(mut known: BreakerDefinition, asked: Define) -> BreakerDefinition {
     put(&mut known.gates, list(asked.gates));
     put(&mut known.span, asked.span);
     put(&mut known.rollouts, asked.rollouts);
+    put(&mut known.notify, asked.notify);
     put(&mut known.consecutive, asked.consecutive);
     put(&mut known.count, asked.count);
     put(&mut known.percent, asked.percent);

@@ -23,6 +23,7 @@ mod metrics;
 mod node;
 mod rollout;
 mod service;
+mod sink;
 mod status;
 mod support;
 mod token;
@@ -104,6 +105,8 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Rollout(_)
         | Command::Breaker(_)
         | Command::Window(_)
+        | Command::Sink(_)
+        | Command::Notice(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -136,6 +139,8 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Rollout(asked) => rollout::run(session, asked).await,
         Command::Breaker(asked) => breaker::run(session, asked).await,
         Command::Window(asked) => window::run(session, asked).await,
+        Command::Sink(asked) => sink::run(session, asked).await,
+        Command::Notice(asked) => sink::notice(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

@@ -20,7 +20,7 @@ use crate::outbound::address::Network;
 use super::raw::{Layers, Origin, Problem};
 use super::{
     ApiConfig, BrokerConfig, BrokerMode, Config, ExternalBroker, JournalConfig, LogConfig,
-    LogFormat, OutboundConfig, PkiConfig, RemoteWrite, SeriesConfig, SessionConfig,
+    LogFormat, NotifyConfig, OutboundConfig, PkiConfig, RemoteWrite, SeriesConfig, SessionConfig,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,6 +90,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         heartbeat: r.duration("session.heartbeat", 15 * SECOND, SECOND..=5 * MINUTE),
         clock_error_max: r.duration("session.clock_error_max", 30 * SECOND, SECOND..=DAY),
     };
+    let notify = notify(r, session.heartbeat);
     let series = series(r);
     let outbound = OutboundConfig {
         allow: r.networks("outbound.allow"),
@@ -114,6 +115,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         pki,
         journal,
         session,
+        notify,
         series,
         outbound,
         log,
@@ -187,6 +189,21 @@ fn broker(r: &mut Reader<'_>) -> BrokerConfig {
         advertise: r.list("broker.advertise"),
         connections_max: r.integer("broker.connections_max", 20_000, 8..=1_000_000),
     }
+}
+
+/// A node that is late with two heartbeats is not silent.
+const SILENT_HEARTBEATS: u32 = 3;
+
+fn notify(r: &mut Reader<'_>, heartbeat: Duration) -> NotifyConfig {
+    let key = "notify.silent_after";
+    let silent_after = r.duration(key, 5 * MINUTE, SECOND..=7 * DAY);
+    if silent_after < heartbeat * SILENT_HEARTBEATS {
+        r.problem(
+            key,
+            &"it must be at least three times session.heartbeat, or every node would be silent now and then",
+        );
+    }
+    NotifyConfig { silent_after }
 }
 
 fn series(r: &mut Reader<'_>) -> SeriesConfig {

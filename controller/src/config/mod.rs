@@ -36,6 +36,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// Sessions with nodes.
     pub session: SessionConfig,
+    /// Notices.
+    pub notify: NotifyConfig,
     /// Stored metrics.
     pub series: SeriesConfig,
     /// What the controller calls by itself.
@@ -147,6 +149,13 @@ pub struct SessionConfig {
     pub clock_error_max: Duration,
 }
 
+/// When someone is told of what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifyConfig {
+    /// How long nothing must have been heard of a node before it is told of.
+    pub silent_after: Duration,
+}
+
 /// Stored metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesConfig {
@@ -171,7 +180,7 @@ pub struct RemoteWrite {
     pub ca_file: Option<PathBuf>,
 }
 
-/// What the controller calls by itself: image registries.
+/// What the controller calls by itself: image registries, and receivers of notices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboundConfig {
     /// Networks that it may reach besides the public internet.

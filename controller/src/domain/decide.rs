@@ -16,6 +16,7 @@ use crate::domain::deployment;
 use crate::domain::event::Event;
 use crate::domain::fleet::{self, Fleet};
 use crate::domain::moment::Moment;
+use crate::domain::notice::sink;
 use crate::domain::operation::{Authority, Operation};
 use crate::domain::rejection::Rejection;
 use crate::domain::window::manage as window;
@@ -201,6 +202,8 @@ pub fn decide(
         Operation::RemoveWindow(asked) => window::remove(fleet, asked),
         Operation::OpenWindow(asked) => window::open(fleet, asked, at),
         Operation::ShutWindow(asked) => window::shut(fleet, asked),
+        Operation::SetSink(asked) => sink::set(fleet, asked),
+        Operation::RemoveSink(asked) => sink::remove(fleet, asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

@@ -25,6 +25,7 @@ use crate::domain::fleet::event::{
     NodeCertified, NodeJoined, NodeRelabelled, NodeRenamed, NodeReplaced, NodeRevoked,
     NodesCordoned, NodesUncordoned, TokenCreated, TokenRevoked, TrustPublished,
 };
+use crate::domain::notice::sink::{SinkRemoved, SinkSet};
 use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
     RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
@@ -208,6 +209,12 @@ pub enum Event {
     /// A maintenance window that was opened so was shut again.
     #[serde(rename = "window.shut")]
     WindowShut(WindowShut),
+    /// A sink was made or changed.
+    #[serde(rename = "sink.set")]
+    SinkSet(SinkSet),
+    /// A sink was removed.
+    #[serde(rename = "sink.removed")]
+    SinkRemoved(SinkRemoved),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -279,6 +286,8 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("window.removed", 1),
     ("window.opened", 1),
     ("window.shut", 1),
+    ("sink.set", 1),
+    ("sink.removed", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -357,6 +366,8 @@ impl Event {
             Self::WindowRemoved(_) => "window.removed",
             Self::WindowOpened(_) => "window.opened",
             Self::WindowShut(_) => "window.shut",
+            Self::SinkSet(_) => "sink.set",
+            Self::SinkRemoved(_) => "sink.removed",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -17,6 +17,7 @@ pub mod digest;
 pub mod event;
 pub mod fleet;
 pub mod moment;
+pub mod notice;
 pub mod operation;
 pub mod rejection;
 pub mod rollout;

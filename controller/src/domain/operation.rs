@@ -30,6 +30,7 @@ use crate::domain::fleet::manage::{
 };
 use crate::domain::fleet::token::{CreateToken, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
+use crate::domain::notice::sink::{RemoveSink, SetSink};
 use crate::domain::rejection::Rejection;
 use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
 
@@ -94,6 +95,8 @@ pub enum Operation {
     RemoveWindow(RemoveWindow),
     OpenWindow(OpenWindow),
     ShutWindow(ShutWindow),
+    SetSink(SetSink),
+    RemoveSink(RemoveSink),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -177,6 +180,8 @@ impl Operation {
             Self::RemoveWindow(_) => "window.remove",
             Self::OpenWindow(_) => "window.open",
             Self::ShutWindow(_) => "window.shut",
+            Self::SetSink(_) => "sink.set",
+            Self::RemoveSink(_) => "sink.remove",
         }
     }
 
@@ -271,6 +276,8 @@ impl Operation {
             Self::RemoveContent(_) => whole("secret", "remove"),
             Self::PushArchive(_) => whole("image", "push"),
             Self::RemoveArchive(_) => whole("image", "remove"),
+            Self::SetSink(_) => whole("sink", "set"),
+            Self::RemoveSink(_) => whole("sink", "remove"),
             Self::DefineBreaker(_) | Self::RemoveBreaker(_) => whole("breaker", "manage"),
             Self::MoveBreaker(asked) => whole("breaker", asked.to.permission()),
             Self::OverrideBreaker(asked) => Authority::Permission(

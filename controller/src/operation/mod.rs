@@ -21,6 +21,7 @@ mod follow;
 mod node;
 mod rollout;
 mod series;
+mod sink;
 mod system;
 mod token;
 mod trust;
@@ -45,6 +46,7 @@ use crate::domain::fleet::Fleet;
 use crate::domain::fleet::node::Node;
 use crate::domain::operation::Operation;
 use crate::engine::{Applied, Engine};
+use crate::notify::{Board, Courier};
 use crate::pki::Pki;
 use crate::registry::Registries;
 use crate::series::Series;
@@ -82,6 +84,7 @@ pub struct Operations {
     uplink: Uplink,
     series: Series,
     stores: Stores,
+    notify: Notify,
     about: About,
     random: SystemRandom,
     /// Held while the trust set changes: one change at a time.
@@ -96,6 +99,14 @@ pub struct Stores {
     pub archives: Archives,
     /// Says what tags name.
     pub registries: Registries,
+}
+
+/// How sinks are tried, and seen.
+pub struct Notify {
+    /// Makes single tries.
+    pub courier: Courier,
+    /// How deliveries go.
+    pub board: Board,
 }
 
 /// What is known of this controller from its start on.
@@ -120,6 +131,7 @@ impl Operations {
         uplink: Uplink,
         series: Series,
         stores: Stores,
+        notify: Notify,
         about: About,
     ) -> Self {
         Self {
@@ -127,6 +139,7 @@ impl Operations {
             uplink,
             series,
             stores,
+            notify,
             about,
             random: SystemRandom::new(),
             trusting: tokio::sync::Mutex::new(()),

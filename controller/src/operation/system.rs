@@ -1,12 +1,16 @@
 //! The controller itself.
 
+use protocol::breaker::BreakerState;
+
 use super::view::system::{StatusView, SupportView};
 use super::{Operations, Who};
 use crate::broker::PipeCounts;
+use crate::clock;
 use crate::engine::EngineStats;
+use crate::notify::Standing;
 use crate::operation::failure::Failure;
 use crate::series::SeriesStats;
-use crate::telemetry::{CodedMetric, Gauges, PartKind, PartMetric};
+use crate::telemetry::{CodedMetric, Gauges, PartKind, PartMetric, SinkMetric};
 use crate::uplink::Link;
 use crate::uplink::desk::DeskStats;
 
@@ -40,6 +44,7 @@ impl Operations {
             nodes_up: up,
             commands_open: u32::try_from(fleet.commands().open().count()).unwrap_or(u32::MAX),
             journal_sequence: fleet.seq(),
+            sinks_failing: self.notify.board.failing_long(clock::now()),
         }
     }
 
@@ -108,8 +113,59 @@ impl Operations {
                     values: uplink.desk.rejected,
                 },
             ],
+            sinks: self.sinks(),
             parts: self.parts(),
         }
+    }
+
+    /// What sinks count. A sink that was set and has not begun yet is left out.
+    fn sinks(&self) -> Vec<SinkMetric> {
+        let now = clock::now();
+        let standings = self.notify.board.standings();
+        let of = |name, help, kind, value: &dyn Fn(&Standing) -> u64| SinkMetric {
+            name,
+            help,
+            kind,
+            values: standings
+                .iter()
+                .map(|(sink, standing)| (sink.clone(), value(standing)))
+                .collect(),
+        };
+        vec![
+            of(
+                "sink_delivered",
+                "Notices that the receiver took",
+                PartKind::Counter,
+                &|it| it.progress.totals.delivered,
+            ),
+            of(
+                "sink_failed",
+                "Notices that the receiver refused for good, or that were given up or lost",
+                PartKind::Counter,
+                &|it| it.progress.totals.failed + it.progress.totals.lost,
+            ),
+            of(
+                "sink_pending",
+                "Notices that wait for the receiver",
+                PartKind::Gauge,
+                &|it| it.waiting as u64,
+            ),
+            of(
+                "sink_pending_age_seconds",
+                "How long the oldest of them has waited",
+                PartKind::Gauge,
+                &|it| {
+                    it.waiting_since
+                        .map_or(0, |since| now.since(since).as_secs())
+                },
+            ),
+            of(
+                "sink_breaker_open",
+                "1 where the breaker before the receiver is not closed",
+                PartKind::Gauge,
+                &|it| u64::from(it.breaker != BreakerState::Closed),
+            ),
+        ]
     }
 
     fn parts(&self) -> Vec<PartMetric> {

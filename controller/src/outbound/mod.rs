@@ -1,5 +1,5 @@
-//! The controller's own HTTP client towards the world: registries today, and
-//! whatever else the controller calls by itself.
+//! The controller's own HTTP client towards the world: registries, the receivers of
+//! notices, and whatever else the controller calls by itself.
 //!
 //! Owns limits and protection in one place: a time for connecting and for the
 //! whole answer, a bound for its size, and which addresses may be reached. A name
@@ -27,6 +27,9 @@ use address::{Network, is_allowed, is_listed};
 
 /// Time to open a connection, TLS included.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Time for the body of an answer whose status has said everything already.
+const REASON_MAX: Duration = Duration::from_secs(2);
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 4;
@@ -161,6 +164,37 @@ impl Outbound {
         }
     }
 
+    /// Hands something over, where the status of the answer is what counts. A
+    /// redirect is an answer and is not followed. Of the body as much is read as
+    /// comes soon and is allowed, and none when all went well: a receiver cannot
+    /// undo its answer by what it says after it.
+    ///
+    /// # Errors
+    /// [`OutboundError`] when there is no status.
+    pub async fn hand_over(&self, request: Request) -> Result<Answer, OutboundError> {
+        let host = host_of(&request.url)?;
+        let opened = tokio::time::timeout(request.timeout, self.open(&request)).await;
+        let mut response = opened.map_err(|_| OutboundError::Timeout { host })??;
+        let mut body = Vec::new();
+        if !response.status().is_success() {
+            let read = async {
+                while body.len() < request.bytes_max
+                    && let Ok(Some(chunk)) = response.chunk().await
+                {
+                    body.extend_from_slice(&chunk);
+                }
+            };
+            // Late or broken, it is only words.
+            let _late = tokio::time::timeout(REASON_MAX, read).await;
+            body.truncate(request.bytes_max);
+        }
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body,
+        })
+    }
+
     async fn follow(&self, mut request: Request) -> Result<Answer, OutboundError> {
         for _ in 0..=REDIRECTS_MAX {
             let answer = self.once(&request).await?;
@@ -190,25 +224,47 @@ impl Outbound {
         })
     }
 
-    async fn once(&self, request: &Request) -> Result<Answer, OutboundError> {
-        let host = host_of(&request.url)?;
-        let (client, reach) = match request.url.scheme() {
+    /// Whether a URL may be reached, as far as it says where it leads: what a name
+    /// resolves to is judged when it is connected to.
+    ///
+    /// # Errors
+    /// [`OutboundError::Url`] or [`OutboundError::Forbidden`].
+    pub fn check(&self, url: &Url) -> Result<(), OutboundError> {
+        let host = host_of(url)?;
+        let (_, reach) = self.client(url);
+        match literal(url) {
+            Some(address) if !reach.allows(address, &self.allow) => {
+                Err(OutboundError::Forbidden { host })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn client(&self, url: &Url) -> (&reqwest::Client, Reach) {
+        match url.scheme() {
             "https" => (&self.secure, Reach::Allowed),
             _ => (&self.plain, Reach::Listed),
-        };
-        // An address that is written as one is connected to without a resolver.
-        if let Some(address) = literal(&request.url)
-            && !reach.allows(address, &self.allow)
-        {
-            return Err(OutboundError::Forbidden { host });
         }
-        let mut response = client
+    }
+
+    /// Asks, and reads the head of the answer.
+    async fn open(&self, request: &Request) -> Result<reqwest::Response, OutboundError> {
+        let host = host_of(&request.url)?;
+        // An address that is written as one is connected to without a resolver.
+        self.check(&request.url)?;
+        let (client, _) = self.client(&request.url);
+        client
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .body(request.body.clone())
             .send()
             .await
-            .map_err(|error| failure(&host, &error))?;
+            .map_err(|error| failure(&host, &error))
+    }
+
+    async fn once(&self, request: &Request) -> Result<Answer, OutboundError> {
+        let host = host_of(&request.url)?;
+        let mut response = self.open(request).await?;
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()

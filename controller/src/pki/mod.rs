@@ -46,10 +46,15 @@ use trust::Trust;
 pub use trust::{Change, Duty, Staged, TrustFacts, fingerprints, sign_offline};
 
 use crate::domain::digest::Digest;
+use crate::domain::notice::cause::OwnCertificate;
 use crate::vault::key::VaultKey;
 
 /// How often the server's certificate and a running key rotation are looked at.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long before its end a CA is told of: a rotation, with the renewals that
+/// follow it, takes weeks.
+const AUTHORITY_WARN_BEFORE: Duration = Duration::from_secs(180 * 24 * 3600);
 
 /// The file of the vault's key.
 const VAULT: &str = "vault.key";
@@ -473,6 +478,32 @@ impl Pki {
         }
         let authority = state.trust.finish_authority(files, now, overlap)?;
         Ok(TakenOver { signing, authority })
+    }
+
+    /// The server's certificate and the CAs, with when each is told of before its
+    /// end: the server's at three quarters of its life, since it renews itself at two
+    /// thirds; a CA's [`AUTHORITY_WARN_BEFORE`] before, since a person must rotate it.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn own_certificates(&self) -> Result<Vec<OwnCertificate>, PkiError> {
+        let server = OwnCertificate {
+            name: "server".to_owned(),
+            what: "the controller's certificate".to_owned(),
+            expires_at: self.server_expires_at(),
+            warn_before: self.inner.config.server_life / 4,
+        };
+        let mut own = vec![server];
+        for (fingerprint, expires_at, _) in self.trust_facts()?.authorities {
+            let name: String = fingerprint.to_string().chars().take(16).collect();
+            own.push(OwnCertificate {
+                what: format!("the CA {name}"),
+                name,
+                expires_at,
+                warn_before: AUTHORITY_WARN_BEFORE,
+            });
+        }
+        Ok(own)
     }
 
     /// When the server's certificate expires.

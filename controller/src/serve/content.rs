@@ -1,5 +1,5 @@
 //! The stores beside the fleet's state: contents of configs and secrets, image
-//! archives, and the client that asks registries.
+//! archives; and the client that asks registries and delivers notices.
 //!
 //! Owns opening them, and sweeping out of them what no revision names any more.
 
@@ -18,7 +18,8 @@ use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
 use crate::engine::Engine;
 use crate::exit::Exit;
-use crate::operation::Stores;
+use crate::notify::{Board, Courier};
+use crate::operation::{Notify, Stores};
 use crate::outbound::Outbound;
 use crate::pki::Pki;
 use crate::registry::Registries;
@@ -33,7 +34,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// The first that cannot be used, with what to do.
-pub(super) fn open(config: &Config, pki: &Pki) -> Result<Stores, CliFailure> {
+pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFailure> {
     let key = pki.vault_key().map_err(|error| {
         coded(
             Exit::Store,
@@ -61,11 +62,16 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<Stores, CliFailure> {
     let outbound = Outbound::new(config.outbound.allow.clone()).map_err(|error| {
         CliFailure::because(Exit::Config, "cannot set up the HTTP client", &error)
     })?;
-    Ok(Stores {
+    let notify = Notify {
+        courier: Courier::new(outbound.clone(), vault.clone(), clock::now),
+        board: Board::default(),
+    };
+    let stores = Stores {
         vault,
         archives,
         registries: Registries::new(outbound),
-    })
+    };
+    Ok((stores, notify))
 }
 
 /// Sweeps until stopped.
@@ -106,13 +112,16 @@ fn sweep_once(fleet: &Arc<Fleet>, vault: &Vault, archives: &Archives) {
     }
 }
 
-/// The contents that the revisions which are kept name.
+/// The contents that the revisions which are kept name, and the signing secrets of
+/// sinks.
 fn named(fleet: &Fleet) -> BTreeSet<(FileKind, String)> {
+    let secrets = fleet.sinks().iter().map(|known| known.sink.secret.clone());
     fleet
         .deployments()
         .iter()
         .flat_map(|known| known.revisions.values())
         .flat_map(|revision| revision.spec.files.values())
         .map(|file| (file.kind, file.digest.clone()))
+        .chain(secrets.map(|digest| (FileKind::Secret, digest)))
         .collect()
 }

@@ -34,13 +34,15 @@ use crate::engine::Engine;
 use crate::exit::Exit;
 use crate::fetch::Fetches;
 use crate::host::{self, HostSocket};
-use crate::operation::{About, Operations};
+use crate::notify::task::NotifyTask;
+use crate::operation::{About, Notify, Operations, Stores};
 use crate::pki::enrolment::{Addresses, Enrolment};
 use crate::pki::{Pki, fingerprints};
 use crate::series::Series;
 use crate::supervisor::{Ended, Stage, Supervisor};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{self, RecentLog};
+use crate::uplink::desk::Watch;
 use crate::uplink::intake::Intake;
 use crate::uplink::{self, Ordered, Uplink};
 use signal::Signals;
@@ -141,10 +143,10 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
         write_ready(file, &ready)?;
     }
     tracing::info!(api = ready.api, broker = ?ready.broker, "the controller is ready");
-    notify(&[sd_notify::NotifyState::Ready]);
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
     let asked = async {
         signals.asked_to_stop().await;
-        notify(&[sd_notify::NotifyState::Stopping]);
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
     };
     let ended = controller.supervisor.run(asked).await;
     conclude(&ended)
@@ -180,7 +182,7 @@ pub(crate) fn write_ready(file: &Path, ready: &Ready) -> Result<(), CliFailure> 
 }
 
 /// Tells systemd something, where there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd was not told");
     }
@@ -218,7 +220,16 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
     let api_address = bound.address;
     let address = advertised(&config, api_address);
     let brokers = broker.advertised(&config, &address);
-    let uplink = open_uplink(&mut supervisor, &config, &engine, &pki, broker, &series)?;
+    let intake = open_intake(&config)?;
+    let uplink = open_uplink(
+        &mut supervisor,
+        &config,
+        &engine,
+        &pki,
+        broker,
+        &series,
+        intake.clone(),
+    )?;
     let addresses = Addresses {
         brokers: brokers.clone(),
         controllers: vec![address.clone()],
@@ -232,31 +243,15 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         started_at,
         log: recent,
     };
-    let stores = content::open(&config, &pki)?;
-    let (vault, archives) = (stores.vault.clone(), stores.archives.clone());
-    supervisor.start(
-        "contents",
-        Stage::Work,
-        Exit::Store,
-        content::sweep(
-            engine.clone(),
-            vault.clone(),
-            archives.clone(),
-            supervisor.stop(Stage::Work),
-        ),
-    );
-    let fetches = Fetches::new(
-        engine.clone(),
-        vault,
-        archives,
-        Arc::new(Ordered::new(engine.watch(), uplink.clone())),
-        Arc::new(clock::now),
-    );
+    let (stores, notify) = content::open(&config, &pki)?;
+    run_notify(&mut supervisor, &engine, intake, &notify);
+    let fetches = run_contents(&mut supervisor, &engine, &uplink, &stores);
     let operations = Arc::new(Operations::new(
         engine.clone(),
         uplink.clone(),
         series,
         stores,
+        notify,
         about,
     ));
     let stop = supervisor.stop(Stage::Intake);
@@ -426,6 +421,57 @@ async fn open_series(
     Ok(series)
 }
 
+fn open_intake(config: &Config) -> Result<Intake, CliFailure> {
+    Intake::open(&config.state_dir.join(store::INTAKE_FILE)).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the intake store cannot be used",
+            &error,
+        )
+    })
+}
+
+/// Sweeps contents from here on, and gives what nodes fetch them by.
+fn run_contents(
+    supervisor: &mut Supervisor,
+    engine: &Engine,
+    uplink: &Uplink,
+    stores: &Stores,
+) -> Fetches {
+    let (vault, archives) = (stores.vault.clone(), stores.archives.clone());
+    supervisor.start(
+        "contents",
+        Stage::Work,
+        Exit::Store,
+        content::sweep(
+            engine.clone(),
+            vault.clone(),
+            archives.clone(),
+            supervisor.stop(Stage::Work),
+        ),
+    );
+    Fetches::new(
+        engine.clone(),
+        vault,
+        archives,
+        Arc::new(Ordered::new(engine.watch(), uplink.clone())),
+        Arc::new(clock::now),
+    )
+}
+
+fn run_notify(supervisor: &mut Supervisor, engine: &Engine, intake: Intake, notify: &Notify) {
+    let task = NotifyTask::new(crate::notify::task::Parts {
+        intake,
+        fleet: engine.watch(),
+        courier: notify.courier.clone(),
+        board: notify.board.clone(),
+        clock: clock::now,
+    });
+    let stop = supervisor.stop(Stage::Work);
+    supervisor.start("notices", Stage::Work, Exit::Store, task.run(stop));
+}
+
 fn open_uplink(
     supervisor: &mut Supervisor,
     config: &Config,
@@ -433,17 +479,14 @@ fn open_uplink(
     pki: &Pki,
     broker: broker::Broker,
     series: &Series,
+    intake: Intake,
 ) -> Result<Uplink, CliFailure> {
-    let intake = Intake::open(&config.state_dir.join(store::INTAKE_FILE)).map_err(|error| {
-        coded(
-            Exit::Store,
-            error.code(),
-            "the intake store cannot be used",
-            &error,
-        )
-    })?;
     let (uplink, task) = uplink::task::open(uplink::task::Parts {
         heartbeat: config.session.heartbeat,
+        watch: Watch {
+            silent_after: config.notify.silent_after,
+            certificate_life: config.pki.node_certificate_life,
+        },
         engine: engine.clone(),
         pki: pki.clone(),
         intake,
@@ -523,7 +566,7 @@ fn run_pulse(supervisor: &mut Supervisor, health: Arc<Health>) {
         loop {
             health.tick();
             if watched {
-                notify(&[sd_notify::NotifyState::Watchdog]);
+                tell_systemd(&[sd_notify::NotifyState::Watchdog]);
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok::<(), std::convert::Infallible>(()),

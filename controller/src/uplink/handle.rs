@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::broker::{Pipe, PipeCounts, PipeState};
 use crate::domain::command::Counts;
+use crate::domain::notice::Notice;
 use crate::domain::rollout::target::TargetRow;
 use crate::uplink::board::{Board, DrainStatus, LinkState, RolloutStatus};
 use crate::uplink::desk::DeskStats;
@@ -319,6 +320,16 @@ impl Uplink {
     /// [`UplinkError::Intake`].
     pub fn lifecycles(&self, node: NodeId) -> Result<Vec<StoredLifecycle>, UplinkError> {
         self.intake.lifecycles(node).map_err(UplinkError::Intake)
+    }
+
+    /// The newest notices, newest first, with their numbers.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn notices(&self, limit: usize) -> Result<Vec<(u64, Notice)>, UplinkError> {
+        self.intake
+            .notices_newest(limit)
+            .map_err(UplinkError::Intake)
     }
 
     /// Entries that could not be decoded, newest first.

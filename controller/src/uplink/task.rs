@@ -36,7 +36,7 @@ use crate::engine::Engine;
 use crate::journal::JournalReader;
 use crate::journal::error::JournalError;
 use crate::pki::{CurrentTrust, Pki};
-use crate::uplink::desk::{Desk, DeskConfig, DeskEvent, Output};
+use crate::uplink::desk::{Desk, DeskConfig, DeskEvent, Output, Watch};
 use crate::uplink::handle::{News, NewsOf, Uplink};
 use crate::uplink::intake::{Intake, IntakeError};
 use crate::uplink::sink::FrameSink;
@@ -67,6 +67,8 @@ pub(crate) enum Job {
 pub struct Parts<S> {
     /// How often nodes are to send heartbeats.
     pub heartbeat: Duration,
+    /// When someone is told of nodes.
+    pub watch: Watch,
     /// The engine: fleet, journal, and where conclusions go.
     pub engine: Engine,
     /// Signing key and trust set.
@@ -135,6 +137,7 @@ struct Inputs {
     signing: watch::Receiver<Arc<SigningKey>>,
     trust: watch::Receiver<Arc<CurrentTrust>>,
     journal: JournalReader,
+    pki: Pki,
     clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
 }
 
@@ -173,6 +176,7 @@ pub fn open<S: FrameSink + 'static>(
     let mut desk = Desk::new(
         DeskConfig {
             heartbeat: parts.heartbeat,
+            watch: parts.watch,
         },
         Arc::clone(&fleet.borrow()),
         Arc::clone(&signing.borrow()),
@@ -207,6 +211,7 @@ pub fn open<S: FrameSink + 'static>(
             signing,
             trust,
             journal,
+            pki: parts.pki,
             clock: parts.clock,
         },
         pipe: parts.pipe,
@@ -306,6 +311,15 @@ impl<S: FrameSink + 'static> Floor<S> {
         }
         let announce = !self.announced && self.pipe.state() == PipeState::Up;
         self.announced |= announce;
+        if desk.certificates_are_due((inputs.clock)()) {
+            match inputs.pki.own_certificates() {
+                Ok(own) => desk.set_certificates(own),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot look at the controller's own certificates"
+                ),
+            }
+        }
         let journal = inputs.journal.clone();
         let clock = Arc::clone(&inputs.clock);
         let (desk, output) = spawn_blocking(move || {

@@ -143,6 +143,10 @@ impl World {
         tasks.spawn(broker.run(cancel.clone()));
         let (uplink, task) = open(Parts {
             heartbeat: Duration::from_secs(15),
+            watch: crate::uplink::desk::Watch {
+                silent_after: Duration::from_secs(300),
+                certificate_life: Duration::from_secs(90 * 86_400),
+            },
             engine: engine.clone(),
             pki: pki.clone(),
             intake: intake::Intake::open(&directory.path().join("intake.redb")).unwrap(),

@@ -12,6 +12,7 @@ mod deployment;
 mod node;
 mod rollout;
 mod series;
+mod sink;
 mod stream;
 mod system;
 mod token;
@@ -86,6 +87,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(audit::routes())
                 .merge(breaker::routes())
                 .merge(window::routes())
+                .merge(sink::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

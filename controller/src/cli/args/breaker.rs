@@ -102,6 +102,9 @@ pub struct Define {
     /// What becomes of rollouts: hold, halt or revert
     #[arg(long, value_name = "ACTION")]
     pub rollouts: Option<String>,
+    /// Whether its moves are told to the sinks: true or false
+    #[arg(long, value_name = "BOOL")]
+    pub notify: Option<bool>,
     /// Failures in a row that trip it; 0 is never
     #[arg(long, value_name = "N")]
     pub consecutive: Option<u32>,

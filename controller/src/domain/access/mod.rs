@@ -266,6 +266,8 @@ impl Access {
             | Event::WindowShut(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::SinkSet(_)
+            | Event::SinkRemoved(_)
             | Event::DenialsCounted(_) => {}
         }
     }

@@ -85,6 +85,7 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
                 "node:rename",
                 "rollout:abort",
                 "rollout:pause",
+                "sink:test",
             ],
             &["viewer"],
         ),
@@ -342,7 +343,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 10 + 12 + 11 + 1 + 5);
+        assert_eq!(parts, 1 + 10 + 12 + 12 + 1 + 5);
     }
 
     #[test]

@@ -235,6 +235,8 @@ impl Commands {
             | Event::WindowShut(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::SinkSet(_)
+            | Event::SinkRemoved(_)
             | Event::DenialsCounted(_) => {}
         }
     }

@@ -1,8 +1,8 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment, rollout, breaker and window parts
-//! beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
+//! force, and holds the access, command, deployment, rollout, breaker, window and sink
+//! parts beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
 //! fleet costs a few reference counts and the engine can publish one after every
 //! batch.
 //!
@@ -38,6 +38,7 @@ use crate::domain::command::Commands;
 use crate::domain::deployment::Deployments;
 use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
+use crate::domain::notice::sink::Sinks;
 use crate::domain::rejection::Rejection;
 use crate::domain::window::Windows;
 
@@ -58,6 +59,7 @@ pub struct Fleet {
     rollouts: Arc<Rollouts>,
     breakers: Arc<Breakers>,
     windows: Arc<Windows>,
+    sinks: Arc<Sinks>,
 }
 
 impl Fleet {
@@ -78,6 +80,7 @@ impl Fleet {
             rollouts: Arc::default(),
             breakers: Arc::default(),
             windows: Arc::default(),
+            sinks: Arc::default(),
         }
     }
 
@@ -168,6 +171,12 @@ impl Fleet {
     #[must_use]
     pub fn windows(&self) -> &Windows {
         &self.windows
+    }
+
+    /// Where notices go.
+    #[must_use]
+    pub fn sinks(&self) -> &Sinks {
+        &self.sinks
     }
 
     /// A node by id.
@@ -268,6 +277,9 @@ impl Fleet {
             | Event::WindowRemoved(_)
             | Event::WindowOpened(_)
             | Event::WindowShut(_) => Arc::make_mut(&mut self.windows).apply(record),
+            Event::SinkSet(_) | Event::SinkRemoved(_) => {
+                Arc::make_mut(&mut self.sinks).apply(&record.event);
+            }
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)

@@ -48,6 +48,8 @@ use crate::domain::fleet::manage::{
 use crate::domain::fleet::node::{Certificate, Doubt};
 use crate::domain::fleet::token::{Approval, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation, Retire};
+use crate::domain::notice::sink::{RemoveSink, SetSink, Sink};
+use crate::domain::notice::{NoticeKind, Severity};
 use crate::domain::operation::Operation;
 use crate::domain::rollout::event::{
     AfterAbort, Decision, Outcome, RolloutCommitted, RolloutHalted, WaveStarted,
@@ -92,6 +94,7 @@ pub(crate) fn everything() -> World {
     contents(&mut world);
     guarding(&mut world);
     opening(&mut world);
+    notifying(&mut world);
     let denied = Event::RequestDenied(RequestDenied {
         code: ErrorCode::AccessDenied,
         reason: "no grant gives node:revoke".to_owned(),
@@ -713,6 +716,31 @@ fn contents(world: &mut World) {
     ] {
         world.done(admin, operation);
     }
+}
+
+/// A sink comes, changes and goes.
+fn notifying(world: &mut World) {
+    let admin = world.admin;
+    let sink = |severity| {
+        Operation::SetSink(SetSink {
+            sink: Box::new(Sink {
+                name: "chat".to_owned(),
+                url: "https://chat.example.net/hook".to_owned(),
+                kinds: BTreeSet::from([NoticeKind::Breaker, NoticeKind::Node]),
+                severity,
+                nodes: "site=lyon".parse().unwrap(),
+                secret: "ab".repeat(32),
+            }),
+        })
+    };
+    world.done(admin, sink(Severity::Info));
+    let remove = |name: &str| {
+        Operation::RemoveSink(RemoveSink {
+            sink: name.to_owned(),
+        })
+    };
+    world.done(admin, remove("chat"));
+    world.done(admin, sink(Severity::Warning));
 }
 
 /// The rollout that these events started.

@@ -13,6 +13,7 @@ pub mod deployment;
 pub mod node;
 pub mod rollout;
 pub mod series;
+pub mod sink;
 pub mod system;
 pub mod token;
 pub mod trust;

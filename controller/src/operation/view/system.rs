@@ -24,6 +24,8 @@ pub struct StatusView {
     pub commands_open: u32,
     /// Sequence of the newest journal record.
     pub journal_sequence: u64,
+    /// Sinks that have taken no notice for a quarter of an hour, although it was tried.
+    pub sinks_failing: Vec<String>,
 }
 
 /// What the controller puts into a support bundle: no secrets.

@@ -14,6 +14,7 @@
 mod breakers;
 mod deployments;
 mod entries;
+mod notices;
 mod orders;
 mod receive;
 mod rollouts;
@@ -22,6 +23,7 @@ mod service;
 mod tests;
 
 pub use breakers::Transitions;
+pub use notices::Watch;
 pub use orders::{NotConnected, Recorded};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,7 @@ use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
 use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
+use crate::uplink::desk::notices::Notices;
 use crate::uplink::desk::service::Service;
 use crate::uplink::dispatch::Dispatch;
 use crate::uplink::intake::{Batch, Intake, IntakeError, TargetState};
@@ -67,6 +70,8 @@ const COUNTERS_CLAIMED: u64 = 1 << 40;
 pub struct DeskConfig {
     /// How often nodes are to send heartbeats.
     pub heartbeat: Duration,
+    /// When someone is told of nodes.
+    pub watch: Watch,
 }
 
 /// What is to be done outside.
@@ -233,6 +238,7 @@ pub struct Desk<S> {
     deployments: Deployments,
     service: Service,
     guard: Guard,
+    notices: Notices,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -279,6 +285,7 @@ impl<S: FrameSink> Desk<S> {
             deployments: Deployments::default(),
             service: Service::default(),
             guard: Guard::default(),
+            notices: Notices::new(now),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -289,6 +296,7 @@ impl<S: FrameSink> Desk<S> {
         desk.load_commands(now)?;
         desk.load_deployments(now)?;
         desk.load_breakers();
+        desk.load_notices()?;
         Ok(desk)
     }
 
@@ -372,7 +380,11 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
-        if self.stale && self.load_commands(now).is_ok() && self.load_deployments(now).is_ok() {
+        if self.stale
+            && self.load_commands(now).is_ok()
+            && self.load_deployments(now).is_ok()
+            && self.load_notices().is_ok()
+        {
             self.stale = false;
             self.load_breakers();
         }
@@ -390,6 +402,7 @@ impl<S: FrameSink> Desk<S> {
             self.run_commands(now);
             self.tell_rollouts(now);
             self.run_deployments(now);
+            self.run_notices(now);
         }
         self.store_frames(now);
         self.work.batch.kept = self

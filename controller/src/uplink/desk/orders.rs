@@ -69,6 +69,7 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             }
             let seq = recorded.record.seq;
+            self.tell_of(&recorded.record, now);
             self.heed(recorded, now);
             self.work.batch.cursor = Some(seq);
         }
@@ -197,6 +198,8 @@ impl<S: FrameSink> Desk<S> {
             | Event::RequestRejected(_)
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
+            | Event::SinkSet(_)
+            | Event::SinkRemoved(_)
             | Event::DenialsCounted(_) => {}
         }
     }

@@ -7,6 +7,7 @@
 
 mod breakers;
 mod deployments;
+mod notices;
 mod service;
 
 use std::collections::BTreeSet;
@@ -202,6 +203,10 @@ impl World {
         Desk::new(
             DeskConfig {
                 heartbeat: Duration::from_secs(15),
+                watch: Watch {
+                    silent_after: Duration::from_secs(300),
+                    certificate_life: Duration::from_secs(90 * 86_400),
+                },
             },
             Arc::new(fleet.clone()),
             controller_key(),

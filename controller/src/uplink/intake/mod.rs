@@ -3,7 +3,7 @@
 //! Owns how far each node's streams have arrived, the connect counters that were
 //! used, the state of every command's targets, receipts, latest states,
 //! lifecycle events, what each node is to have of each deployment and how its
-//! changes ended, and entries that could not be decoded. Who belongs to the
+//! changes ended, notices, and entries that could not be decoded. Who belongs to the
 //! fleet and what was ordered is the journal's; samples are the series'.
 //!
 //! **Invariant:** one [`Batch`] is durable whole or not at all, and nothing is
@@ -16,6 +16,7 @@
 
 mod codec;
 mod deployment;
+mod notice;
 mod open;
 mod row;
 #[cfg(test)]
@@ -30,10 +31,14 @@ use protocol::ErrorCode;
 use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::watch;
 
+use crate::domain::notice::Notice;
+use crate::domain::notice::delivery::Progress;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
+pub use notice::{NOTICE_COUNT_MAX, NOTICE_KEPT_MS};
 pub use open::{Medium, OpenBackend};
 pub use row::{
     Ended, FinalState, Quarantined, StoredCommand, StoredDesired, StoredLifecycle, StoredReceipt,
@@ -74,9 +79,16 @@ const ROLLOUT_WAITS: TableDefinition<'static, &'static [u8], u64> =
 const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
     TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
+/// A notice's number → the notice.
+const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices");
+/// A notice's key → what is raised under it.
+const NOTICES_RAISED: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("notices_raised");
+/// A sink's name → how far it has come.
+const SINKS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("sinks");
 
 /// The layout of the tables. A higher number in the file is a newer program's.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 const META_FORMAT: &str = "format";
 const META_CURSOR: &str = "journal_cursor";
@@ -190,6 +202,16 @@ pub struct Batch {
     pub rollout_waits: BTreeMap<RolloutId, Duration>,
     /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
+    /// Notices, in the order in which they are numbered. See [`Batch::raise`].
+    pub notices: Vec<Notice>,
+    /// Sinks that begin, by name, with their numbers: at the notices of this batch,
+    /// unless they have begun before.
+    pub sinks_begun: Vec<(String, u64)>,
+    /// How far sinks have come. One that has gone, or another of its name, is left
+    /// as it is.
+    pub sinks: BTreeMap<String, Progress>,
+    /// Sinks that are gone, with their numbers.
+    pub sinks_gone: Vec<(String, u64)>,
     /// The last record of the journal that is taken into account.
     pub cursor: Option<u64>,
     /// Envelope counters below this one may have been used.
@@ -215,16 +237,22 @@ impl Batch {
             && self.rollout_targets.is_empty()
             && self.rollout_waits.is_empty()
             && self.rollouts_forgotten.is_empty()
+            && self.notices.is_empty()
+            && self.sinks_begun.is_empty()
+            && self.sinks.is_empty()
+            && self.sinks_gone.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
     }
 }
 
-/// The store. Clones share it; one of them writes.
+/// The store. Clones share it, and their writes take turns.
 #[derive(Clone)]
 pub struct Intake {
     medium: Arc<Medium>,
     database: Arc<RwLock<Option<Database>>>,
+    /// The number of the last notice, told after each batch that holds some.
+    notices: Arc<watch::Sender<u64>>,
 }
 
 impl Intake {
@@ -245,6 +273,7 @@ impl Intake {
         Ok(Self {
             medium: Arc::new(medium),
             database: Arc::new(RwLock::new(Some(database))),
+            notices: Arc::new(watch::Sender::new(0)),
         })
     }
 
@@ -263,14 +292,22 @@ impl Intake {
             let database = guard.as_ref().ok_or(IntakeError::Closed)?;
             write(database, batch).map_err(|error| IntakeError::Write(Box::new(error)))
         };
-        if outcome.is_err() {
-            // redb answers `PreviousIo` to everything from here on.
-            *self
-                .database
-                .write()
-                .unwrap_or_else(PoisonError::into_inner) = None;
+        match outcome {
+            Ok(last) => {
+                if let Some(last) = last {
+                    self.notices.send_replace(last);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // redb answers `PreviousIo` to everything from here on.
+                *self
+                    .database
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
+                Err(error)
+            }
         }
-        outcome
     }
 
     /// Opens the store again if an earlier failure closed it.
@@ -495,7 +532,8 @@ impl Intake {
     }
 }
 
-fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
+/// Writes a batch. Says the number of the last notice when it holds some.
+fn write(database: &Database, batch: &Batch) -> Result<Option<u64>, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
@@ -506,6 +544,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     }
     write_commands(&transaction, batch)?;
     deployment::write(&transaction, batch)?;
+    let last = notice::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;
         for ((node, key), state) in &batch.states {
@@ -548,7 +587,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
         }
     }
     transaction.commit()?;
-    Ok(())
+    Ok(last)
 }
 
 fn write_commands(transaction: &redb::WriteTransaction, batch: &Batch) -> Result<(), redb::Error> {

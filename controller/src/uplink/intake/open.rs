@@ -8,7 +8,8 @@ use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
 use super::{
     COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT,
-    QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUT_WAITS, ROLLOUTS, STATES, TARGETS,
+    NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUT_WAITS,
+    ROLLOUTS, SINKS, STATES, TARGETS,
 };
 use crate::journal::medium::AnyBackend;
 
@@ -109,8 +110,9 @@ impl Medium {
         .map_err(|error| self.refuse(error))?;
         match found {
             Some(FORMAT) => Ok(database),
-            // Format 1 is the same without the tables of deployments.
-            Some(1) => {
+            // Format 1 is the same without the tables of deployments, format 2
+            // without those of notices.
+            Some(1 | 2) => {
                 lay_out(&database).map_err(|error| self.fault(error))?;
                 Ok(database)
             }
@@ -180,6 +182,9 @@ fn lay_out(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(ROLLOUT_WAITS)?;
         transaction.open_table(QUARANTINE)?;
         transaction.open_table(GENERATIONS)?;
+        transaction.open_table(NOTICES)?;
+        transaction.open_table(NOTICES_RAISED)?;
+        transaction.open_table(SINKS)?;
         transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     }
     transaction.commit()?;

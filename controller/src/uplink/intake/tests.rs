@@ -13,6 +13,7 @@ use protocol::stream::{EntryKind, Stream};
 use protocol::time::UnixMillis;
 
 use super::*;
+use crate::domain::notice::{NoticeKind, NoticeState, Severity};
 
 fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 10])
@@ -291,4 +292,76 @@ fn a_full_disk_is_named_and_work_goes_on_when_there_is_space() {
     disk.allow(i64::MAX);
     intake.commit(&batch(2)).unwrap();
     assert_eq!(intake.cursor().unwrap(), 2);
+}
+
+fn notice(at: u64, state: NoticeState, key: &str) -> Notice {
+    Notice::new(
+        UnixMillis(at),
+        NoticeKind::Node,
+        Severity::Warning,
+        state,
+        key.to_owned(),
+    )
+}
+
+fn raise(intake: &Intake, notices: impl IntoIterator<Item = Notice>) {
+    let mut batch = Batch::default();
+    for notice in notices {
+        batch.raise(notice);
+    }
+    intake.commit(&batch).unwrap();
+}
+
+#[test]
+fn notices_are_numbered_and_told_once_over_restarts() {
+    use NoticeState::{Once, Raised, Resolved};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("intake.redb");
+    let intake = Intake::open(&path).unwrap();
+    assert_eq!(intake.notice_span().unwrap(), (1, 0));
+    raise(&intake, [notice(1, Raised, "a"), notice(1, Raised, "a")]);
+    drop(intake);
+    let intake = Intake::open(&path).unwrap();
+    raise(&intake, [notice(2, Raised, "a"), notice(2, Resolved, "b")]);
+    assert_eq!(intake.raised("a").unwrap().unwrap().seq, 1);
+    raise(&intake, [notice(3, Once, "a"), notice(3, Resolved, "a")]);
+    raise(&intake, [notice(4, Resolved, "a"), notice(4, Raised, "a")]);
+    let told: Vec<(u64, u64, NoticeState)> = intake
+        .notices(0, 10)
+        .unwrap()
+        .into_iter()
+        .map(|(seq, notice)| (seq, notice.at.0, notice.state))
+        .collect();
+    let expected = [
+        (1, 1, Raised),
+        (2, 3, Once),
+        (3, 3, Resolved),
+        (4, 4, Raised),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(intake.notices(2, 1).unwrap()[0].0, 3);
+    assert_eq!(intake.notice_span().unwrap(), (1, 4));
+    assert_eq!(intake.raised_below("a").unwrap().len(), 1);
+    assert!(intake.raised_below("b").unwrap().is_empty());
+}
+
+#[test]
+fn notices_are_bounded_by_count_and_age_and_their_numbers_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let intake = Intake::open(&directory.path().join("intake.redb")).unwrap();
+    let many = NOTICE_COUNT_MAX + 5;
+    raise(
+        &intake,
+        (0..many).map(|number| notice(number, NoticeState::Once, "a")),
+    );
+    assert_eq!(intake.notice_span().unwrap(), (6, many));
+    raise(
+        &intake,
+        [notice(many + NOTICE_KEPT_MS, NoticeState::Once, "a")],
+    );
+    assert_eq!(
+        intake.notice_span().unwrap(),
+        (many + 1, many + 1),
+        "what is older than the retention is gone"
+    );
 }
