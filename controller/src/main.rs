@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         | Command::Deploy(_)
         | Command::Rollout(_)
         | Command::Breaker(_)
+        | Command::Alert(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)

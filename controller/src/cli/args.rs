@@ -5,6 +5,7 @@
 //! at three in the morning.
 
 pub mod access;
+pub mod alert;
 pub mod breaker;
 pub mod deploy;
 pub mod trust;
@@ -130,6 +131,9 @@ pub enum Command {
     /// Breakers: list, show, trip, isolate, reset, override, history
     #[command(subcommand)]
     Breaker(breaker::Breaker),
+    /// Alerts: what fires, its history, rules and silences
+    #[command(subcommand)]
+    Alert(alert::Alert),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),

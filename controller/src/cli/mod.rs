@@ -12,6 +12,7 @@ pub mod print;
 pub mod profile;
 
 mod access;
+mod alert;
 mod audit;
 mod breaker;
 mod command;
@@ -100,6 +101,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Deploy(_)
         | Command::Rollout(_)
         | Command::Breaker(_)
+        | Command::Alert(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -131,6 +133,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Deploy(asked) => deploy::run(session, asked).await,
         Command::Rollout(asked) => rollout::run(session, asked).await,
         Command::Breaker(asked) => breaker::run(session, asked).await,
+        Command::Alert(asked) => alert::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

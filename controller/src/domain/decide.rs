@@ -10,6 +10,7 @@ use crate::domain::access::authorize::{Decision, Denial, authorize, check_key, r
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
+use crate::domain::alert;
 use crate::domain::breaker::manage as breaker;
 use crate::domain::command::issue;
 use crate::domain::deployment;
@@ -190,6 +191,10 @@ pub fn decide(
         Operation::OverrideBreaker(asked) => breaker::give(fleet, caller, asked, at),
         Operation::EndOverride(asked) => breaker::end(fleet, caller, asked, at),
         Operation::RaisePolicy(asked) => breaker::raise(fleet, asked),
+        Operation::DefineAlertRule(asked) => alert::manage::define(fleet, asked, at),
+        Operation::RemoveAlertRule(asked) => alert::manage::remove(fleet, asked, at),
+        Operation::CreateSilence(asked) => alert::manage::silence(fleet, caller, asked, at),
+        Operation::EndSilence(asked) => alert::manage::end(fleet, asked, at),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

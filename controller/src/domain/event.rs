@@ -11,6 +11,9 @@ use crate::domain::access::event::{
     AdminRecovered, GrantCreated, GrantRevoked, KeyCreated, KeyRevoked, KeyRotated,
     PrincipalCreated, PrincipalDisabled, PrincipalEnabled, RoleCreated, RoleDeleted, RoleUpdated,
 };
+use crate::domain::alert::event::{
+    AlertRuleDefined, AlertRuleRemoved, SilenceCreated, SilenceEnded,
+};
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::event::{
     BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnded, PolicyPublished,
@@ -183,6 +186,18 @@ pub enum Event {
     /// The policy that nodes obey got a new number.
     #[serde(rename = "policy.published")]
     PolicyPublished(PolicyPublished),
+    /// An alert rule was defined, or defined anew.
+    #[serde(rename = "alert_rule.defined")]
+    AlertRuleDefined(AlertRuleDefined),
+    /// An alert rule was removed.
+    #[serde(rename = "alert_rule.removed")]
+    AlertRuleRemoved(AlertRuleRemoved),
+    /// Alerts of some nodes are not told for a while.
+    #[serde(rename = "silence.created")]
+    SilenceCreated(SilenceCreated),
+    /// A silence was ended before its time.
+    #[serde(rename = "silence.ended")]
+    SilenceEnded(SilenceEnded),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -246,6 +261,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("breaker.overridden", 1),
     ("breaker.override_ended", 1),
     ("policy.published", 1),
+    ("alert_rule.defined", 1),
+    ("alert_rule.removed", 1),
+    ("silence.created", 1),
+    ("silence.ended", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -316,6 +335,10 @@ impl Event {
             Self::BreakerOverridden(_) => "breaker.overridden",
             Self::OverrideEnded(_) => "breaker.override_ended",
             Self::PolicyPublished(_) => "policy.published",
+            Self::AlertRuleDefined(_) => "alert_rule.defined",
+            Self::AlertRuleRemoved(_) => "alert_rule.removed",
+            Self::SilenceCreated(_) => "silence.created",
+            Self::SilenceEnded(_) => "silence.ended",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -8,6 +8,9 @@ use crate::domain::access::manage::{
     EnablePrincipal, RecoverAdmin, RevokeGrant, RevokeKey, RotateKey, UpdateRole,
 };
 use crate::domain::access::permission::Permission;
+use crate::domain::alert::manage::{
+    CreateSilence, DefineAlertRule, EndSilence, RemoveAlertRule, silenced, unsilenced,
+};
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
     RemoveBreaker, overridden,
@@ -81,6 +84,10 @@ pub enum Operation {
     OverrideBreaker(OverrideBreaker),
     EndOverride(EndOverride),
     RaisePolicy(RaisePolicy),
+    DefineAlertRule(DefineAlertRule),
+    RemoveAlertRule(RemoveAlertRule),
+    CreateSilence(CreateSilence),
+    EndSilence(EndSilence),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -155,6 +162,10 @@ impl Operation {
             Self::OverrideBreaker(_) => "breaker.override",
             Self::EndOverride(_) => "breaker.end_override",
             Self::RaisePolicy(_) => "policy.raise",
+            Self::DefineAlertRule(_) => "alert_rule.define",
+            Self::RemoveAlertRule(_) => "alert_rule.remove",
+            Self::CreateSilence(_) => "silence.create",
+            Self::EndSilence(_) => "silence.end",
         }
     }
 
@@ -252,6 +263,14 @@ impl Operation {
             ),
             Self::EndOverride(_) => {
                 Authority::SystemOrPermission(Permission::of("breaker", "override"))
+            }
+            Self::DefineAlertRule(_) | Self::RemoveAlertRule(_) => whole("alert", "manage"),
+            Self::CreateSilence(asked) => Authority::Permission(
+                Permission::of("alert", "silence"),
+                silenced(fleet, &asked.nodes),
+            ),
+            Self::EndSilence(asked) => {
+                Authority::Permission(Permission::of("alert", "silence"), unsilenced(fleet, asked))
             }
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,

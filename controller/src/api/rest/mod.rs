@@ -4,6 +4,7 @@
 //! it gives. The document at `/openapi.json` is made from the same routes.
 
 mod access;
+mod alert;
 mod audit;
 mod breaker;
 mod command;
@@ -84,6 +85,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(access::routes())
                 .merge(audit::routes())
                 .merge(breaker::routes())
+                .merge(alert::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

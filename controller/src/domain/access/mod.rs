@@ -256,6 +256,10 @@ impl Access {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_)
+            | Event::AlertRuleDefined(_)
+            | Event::AlertRuleRemoved(_)
+            | Event::SilenceCreated(_)
+            | Event::SilenceEnded(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}

@@ -73,8 +73,9 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
         ),
         (
             "operator",
-            "runs commands on nodes, keeps their names and labels, and stops rollouts",
+            "runs commands on nodes, keeps their names and labels, stops rollouts, and silences alerts",
             &[
+                "alert:silence",
                 "breaker:reset",
                 "breaker:trip",
                 "command:*",
@@ -339,7 +340,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 8 + 12 + 10 + 1 + 5);
+        assert_eq!(parts, 1 + 9 + 12 + 10 + 1 + 5);
     }
 
     #[test]

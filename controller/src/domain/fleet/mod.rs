@@ -1,7 +1,7 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment, rollout and breaker parts
+//! force, and holds the access, command, deployment, rollout, breaker and alert parts
 //! beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
 //! fleet costs a few reference counts and the engine can publish one after every
 //! batch.
@@ -31,6 +31,7 @@ use token::{Approval, TOKENS_COUNT_MAX, Token};
 use trust::TrustState;
 
 use crate::domain::access::Access;
+use crate::domain::alert::Alerts;
 use crate::domain::audit::record::Record;
 use crate::domain::breaker::Breakers;
 use crate::domain::command::Commands;
@@ -55,6 +56,7 @@ pub struct Fleet {
     deployments: Arc<Deployments>,
     rollouts: Arc<Rollouts>,
     breakers: Arc<Breakers>,
+    alerts: Arc<Alerts>,
 }
 
 impl Fleet {
@@ -74,6 +76,7 @@ impl Fleet {
             deployments: Arc::default(),
             rollouts: Arc::default(),
             breakers: Arc::default(),
+            alerts: Arc::default(),
         }
     }
 
@@ -158,6 +161,12 @@ impl Fleet {
     #[must_use]
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
+    }
+
+    /// Alert rules and silences.
+    #[must_use]
+    pub fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     /// A node by id.
@@ -250,6 +259,14 @@ impl Fleet {
             | Event::BreakerOverridden(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
+            Event::AlertRuleDefined(_) | Event::AlertRuleRemoved(_) => {
+                Arc::make_mut(&mut self.alerts).apply(record);
+                // The policy tells nodes what to watch.
+                Arc::make_mut(&mut self.breakers).apply(record);
+            }
+            Event::SilenceCreated(_) | Event::SilenceEnded(_) => {
+                Arc::make_mut(&mut self.alerts).apply(record);
+            }
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.
             Event::AdminRecovered(_)

@@ -11,6 +11,7 @@
 //! durable, nothing is answered, and the nodes send again. When frames cannot be
 //! stored, the same holds for the streams that carry frames, and only for them.
 
+mod alerts;
 mod breakers;
 mod deployments;
 mod entries;
@@ -20,6 +21,7 @@ mod rollouts;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::AlertCounts;
 pub use breakers::Transitions;
 pub use orders::{NotConnected, Recorded};
 
@@ -49,6 +51,7 @@ use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Suspect, Terms};
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
+use crate::uplink::desk::alerts::AlertDesk;
 use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
 use crate::uplink::dispatch::Dispatch;
@@ -165,6 +168,8 @@ pub struct DeskStats {
     pub receipts: u64,
     /// Moves of breakers that were recorded.
     pub breaker_transitions: Transitions,
+    /// Alerts.
+    pub alerts: AlertCounts,
     /// The code of the last failure, while it lasts.
     pub failing: Option<ErrorCode>,
 }
@@ -227,6 +232,7 @@ pub struct Desk<S> {
     dispatch: Dispatch,
     deployments: Deployments,
     guard: Guard,
+    alerts: AlertDesk,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -272,6 +278,7 @@ impl<S: FrameSink> Desk<S> {
             dispatch: Dispatch::default(),
             deployments: Deployments::default(),
             guard: Guard::default(),
+            alerts: AlertDesk::default(),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -282,6 +289,7 @@ impl<S: FrameSink> Desk<S> {
         desk.load_commands(now)?;
         desk.load_deployments(now)?;
         desk.load_breakers();
+        desk.load_alerts()?;
         Ok(desk)
     }
 
@@ -365,6 +373,10 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
+        if self.alerts.is_lost() {
+            // Without it nothing is taken, below.
+            let _still_lost = self.load_alerts();
+        }
         if self.stale && self.load_commands(now).is_ok() && self.load_deployments(now).is_ok() {
             self.stale = false;
             self.load_breakers();
@@ -384,6 +396,7 @@ impl<S: FrameSink> Desk<S> {
             self.tell_rollouts(now);
             self.run_deployments(now);
         }
+        self.look_at_alerts(now);
         self.store_frames(now);
         self.work.batch.kept = self
             .work
@@ -395,7 +408,12 @@ impl<S: FrameSink> Desk<S> {
             })
             .collect();
         let work = std::mem::take(&mut self.work);
-        match self.intake.commit(&work.batch) {
+        let committed = if self.alerts.is_lost() {
+            Err(IntakeError::Closed)
+        } else {
+            self.intake.commit(&work.batch)
+        };
+        match committed {
             Ok(()) => {
                 self.stats.failing = None;
                 self.publish(work, load, now)
@@ -433,8 +451,9 @@ impl<S: FrameSink> Desk<S> {
                 seat.link.close();
             }
         }
-        // Targets and the cursor as well; read again when the store is well.
+        // Targets, the cursor and alerts as well; read again when the store is well.
         self.stale = true;
+        self.alerts.lose();
         self.cursor = self.intake.cursor().unwrap_or(self.cursor);
     }
 
@@ -471,6 +490,7 @@ impl<S: FrameSink> Desk<S> {
         }
         self.show(work.before.into_keys(), now);
         let mut events = work.events;
+        self.count_alerts(&work.batch.alert_turns);
         events.extend(self.watch(work.seen, now));
         events.extend(
             work.batch
@@ -588,6 +608,7 @@ impl<S: FrameSink> Desk<S> {
                     });
                 }
                 self.order_trust(node, now);
+                self.greet_alerts(node, hello.store, now);
                 self.greet_policy(node, hello.policy_epoch, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);

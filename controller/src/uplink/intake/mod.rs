@@ -3,7 +3,7 @@
 //! Owns how far each node's streams have arrived, the connect counters that were
 //! used, the state of every command's targets, receipts, latest states,
 //! lifecycle events, what each node is to have of each deployment and how its
-//! changes ended, notices, and entries that could not be decoded. Who belongs to the
+//! changes ended, alerts, notices, and entries that could not be decoded. Who belongs to the
 //! fleet and what was ordered is the journal's; samples are the series'.
 //!
 //! **Invariant:** one [`Batch`] is durable whole or not at all, and nothing is
@@ -14,6 +14,7 @@
 //! disk stops acknowledgements until there is space, and nothing else. A file
 //! that is damaged or from a newer version is refused and left as it is.
 
+mod alert;
 mod codec;
 mod deployment;
 mod notice;
@@ -31,9 +32,12 @@ use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
+use crate::domain::alert::alert::Alert;
+use crate::domain::alert::book::{Key as AlertKey, Turn};
 use crate::domain::notice::Notice;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
+pub use alert::TURN_COUNT_MAX;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
 pub use notice::{NOTICE_COUNT_MAX, NOTICE_KEPT_MS};
 pub use open::{Medium, OpenBackend};
@@ -73,6 +77,11 @@ const ROLLOUT_TARGETS: Table = TableDefinition::new("rollout_targets");
 const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
     TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
+/// Node, rule and label → the alert with its key.
+const ALERTS: Table = TableDefinition::new("alerts");
+/// A number → how an alert turned.
+const ALERT_TURNS: TableDefinition<'static, u64, &'static [u8]> =
+    TableDefinition::new("alert_turns");
 /// A notice's number → the notice.
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices");
 /// A notice's key → what is raised under it.
@@ -192,6 +201,10 @@ pub struct Batch {
     pub rollout_targets: BTreeMap<(RolloutId, NodeId), TargetRow>,
     /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
+    /// Alerts as they are; none takes the row away.
+    pub alerts: BTreeMap<AlertKey, Option<Alert>>,
+    /// How alerts turned, to be appended.
+    pub alert_turns: Vec<Turn>,
     /// Notices, in the order in which they are numbered. See [`Batch::raise`].
     pub notices: Vec<Notice>,
     /// The last record of the journal that is taken into account.
@@ -218,6 +231,8 @@ impl Batch {
             && self.rollouts.is_empty()
             && self.rollout_targets.is_empty()
             && self.rollouts_forgotten.is_empty()
+            && self.alerts.is_empty()
+            && self.alert_turns.is_empty()
             && self.notices.is_empty()
             && self.cursor.is_none()
             && self.counter.is_none()
@@ -510,6 +525,7 @@ fn write(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
     }
     write_commands(&transaction, batch)?;
     deployment::write(&transaction, batch)?;
+    alert::write(&transaction, batch)?;
     notice::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;
