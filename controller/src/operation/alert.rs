@@ -16,8 +16,8 @@ use super::view::alert::{
 use super::{Operations, Who, find_selector};
 use crate::clock;
 use crate::domain::access::authorize::Reach;
-use crate::domain::alert::alert::{Alert, Phase};
 use crate::domain::alert::book::{Key, Turn};
+use crate::domain::alert::machine::{Alert, Phase};
 use crate::domain::alert::manage;
 use crate::domain::alert::rule::AlertRule;
 use crate::domain::alert::{Defined, Silence};

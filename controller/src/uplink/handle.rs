@@ -17,8 +17,8 @@ use protocol::time::UnixMillis;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::broker::{Pipe, PipeCounts, PipeState};
-use crate::domain::alert::alert::Alert;
 use crate::domain::alert::book::{Key, Turn};
+use crate::domain::alert::machine::Alert;
 use crate::domain::command::Counts;
 use crate::domain::rollout::target::TargetRow;
 use crate::uplink::board::{Board, LinkState, RolloutStatus};

@@ -57,7 +57,7 @@ pub enum Rule {
     /// Define a rule, or change one; what is not given stays
     #[command(after_help = "Examples:\n  \
         flotilla alert rule set disk-full --when 'fs.used > 90% for 5m' --severity critical\n  \
-        flotilla alert rule set hot --when 'max(temp) > 85 C for 2m' --on site=lyon --resolve-after 10m\n  \
+        flotilla alert rule set hot --when 'cpu.busy > 90% for 10m' --on site=lyon --resolve-after 15m\n  \
         flotilla alert rule set disk-full --severity warning")]
     Set(Set),
     /// List the rules

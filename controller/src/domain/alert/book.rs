@@ -20,7 +20,7 @@ use protocol::id::{NodeId, StoreId};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::alert::alert::{Alert, Phase, Terms};
+use crate::domain::alert::machine::{Alert, Phase, Terms};
 use crate::domain::alert::rule::AlertRule;
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::node::Node;
@@ -197,6 +197,7 @@ impl Book {
         alert.hear(crossing.holds, value, now);
         // A node's clock may be ahead.
         self.judge(fleet, &key, Why::Node, crossing.at.min(now), now);
+        self.keep(&key);
     }
 
     /// A node said hello with this store. What it had told from another one is over.
@@ -213,6 +214,7 @@ impl Book {
                 alert.hear(false, value, now);
             }
             self.judge(fleet, &key, Why::StoreReplaced, now, now);
+            self.keep(&key);
         }
     }
 
@@ -266,6 +268,14 @@ impl Book {
         true
     }
 
+    /// Makes a node's word durable, whether anything turned by it or not.
+    fn keep(&mut self, key: &Key) {
+        if let Some(alert) = self.alerts.get(key) {
+            let kept = Some(alert.clone());
+            self.changes.alerts.insert(key.clone(), kept);
+        }
+    }
+
     fn forget(&mut self, key: &Key) {
         self.alerts.remove(key);
         self.waiting.remove(key);
@@ -311,7 +321,13 @@ impl Book {
                 silence,
             });
         }
-        if let Some(state) = stepped.notice {
+        // Whoever is told of grave things alone must hear that it has become one.
+        let regraded = alert.told != Phase::Clear
+            && alert.phase != Phase::Clear
+            && alert.severity != before.severity
+            && silence.is_none();
+        let raised = regraded.then_some(NoticeState::Raised);
+        if let Some(state) = stepped.notice.or(raised) {
             let notice = notice(fleet, key, alert, rule, state, now);
             self.changes.notices.push(notice);
         }
@@ -326,8 +342,7 @@ impl Book {
             self.waiting.remove(key);
         }
         if *alert != before {
-            let kept = Some(alert.clone());
-            self.changes.alerts.insert(key.clone(), kept);
+            self.keep(key);
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`rule`]: what a rule is. Nodes get its condition by the policy.
 //! - [`manage`]: what operators do with rules and silences.
-//! - [`alert`]: one rule on one node for one label, with its damping.
+//! - [`machine`]: one rule on one node for one label, with its damping.
 //! - [`book`]: all of them, and what is told of them.
 //!
 //! **Invariant:** whether a node's alert fires follows from the node's last word and
@@ -14,9 +14,9 @@
 //! removed and defined again, or that means other nodes for a while, can neither
 //! lose an alert nor keep one for ever.
 
-pub mod alert;
 pub mod book;
 pub mod event;
+pub mod machine;
 pub mod manage;
 pub mod rule;
 #[cfg(test)]

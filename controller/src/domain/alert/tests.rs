@@ -9,8 +9,8 @@ use protocol::id::{NodeId, StoreId};
 use protocol::policy::RULES_COUNT_MAX;
 use protocol::time::UnixMillis;
 
-use super::alert::{Alert, FLAP_WINDOW, Phase, TURNS_MAX, Terms};
 use super::book::{Book, Changes, Key, NODE_COUNT_MAX, Why};
+use super::machine::{Alert, FLAP_WINDOW, Phase, TURNS_MAX, Terms};
 use super::manage::{EndSilence, RemoveAlertRule};
 use super::rule::AlertRule;
 use crate::domain::breaker::RULES_BYTES_MAX;
@@ -107,21 +107,11 @@ impl Case {
             .iter()
             .map(|(key, alert)| (key.clone(), alert.clone()))
             .collect();
-        // Flapping is judged by what is durable: turns that have aged are no change
-        // that needs a commit of its own.
-        assert_eq!(
-            known.keys().collect::<Vec<_>>(),
-            self.kept.keys().collect::<Vec<_>>()
-        );
+        assert_eq!(known, self.kept, "what is judged by is what is durable");
     }
 
     fn restart(&mut self) {
-        self.book = Book::resumed(std::mem::take(&mut self.kept));
-        self.kept = self
-            .book
-            .iter()
-            .map(|(key, alert)| (key.clone(), alert.clone()))
-            .collect();
+        self.book = Book::resumed(self.kept.clone());
     }
 
     /// The notices since the last call.
@@ -317,6 +307,26 @@ fn a_rule_that_changes_keeps_what_fires_until_the_node_has_judged_by_it() {
 }
 
 #[test]
+fn an_alert_that_is_said_to_be_graver_is_raised_anew() {
+    let mut case = Case::new();
+    let of = |severity| {
+        define_rule(AlertRule {
+            severity,
+            ..disk_full()
+        })
+    };
+    case.done(of(Severity::Info));
+    case.say(node_id(1), "/", true);
+    case.told();
+    case.done(of(Severity::Critical));
+    let grades: Vec<Severity> = case.notices.iter().map(|it| it.severity).collect();
+    assert_eq!(grades, [Severity::Critical]);
+    assert_eq!(case.told(), [Raised]);
+    case.wait(SECOND);
+    assert_eq!(case.told(), []);
+}
+
+#[test]
 fn a_node_that_the_rule_does_not_mean_has_no_alert() {
     let mut case = Case::new();
     case.done(define_rule(AlertRule {
@@ -386,6 +396,20 @@ fn a_restart_tells_nothing_twice_and_forgets_nothing() {
 }
 
 #[test]
+fn a_restart_goes_on_waiting_for_what_has_ceased() {
+    let mut case = Case::new();
+    case.done(define_rule(AlertRule {
+        resolve_after_ms: 60_000,
+        ..disk_full()
+    }));
+    case.say(node_id(1), "/", true);
+    case.say(node_id(1), "/", false);
+    case.restart();
+    case.wait(61 * SECOND);
+    assert_eq!(case.told(), [Raised, Resolved]);
+}
+
+#[test]
 fn a_node_has_so_many_alerts_and_no_more() {
     let mut case = Case::new();
     for n in 0..NODE_COUNT_MAX {
@@ -414,6 +438,14 @@ fn expressions_are_read_when_a_rule_is_defined() {
     world.done(admin, define_rule(rule));
     let kept = &world.fleet.alerts().rule("disk").unwrap().rule;
     assert_eq!(kept.expression, "fs.used > 90%");
+    for documented in [
+        "cpu.busy > 90% for 10m",
+        "mem.available < 512 MiB",
+        "net.rx.errors > 10/s for 1m",
+        "absent(fs.used{/data})",
+    ] {
+        assert!(AlertRule::expression(documented).is_ok(), "{documented}");
+    }
     let bad = AlertRule {
         expression: "fs.used > 90 bananas".to_owned(),
         ..disk_full()

@@ -2,9 +2,8 @@
 //!
 //! Owns which breakers there are, where each stands for each part of the fleet,
 //! who may pass in spite of them, the conditions that nodes watch, and the number of
-//! the policy. The machine that
-//! moves a breaker is [`protocol::breaker::machine`]; the desk runs it on what
-//! nodes report, and its transitions come here as facts.
+//! the policy. The machine that moves a breaker is [`protocol::breaker::machine`]; the
+//! desk runs it on what nodes report, and its transitions come here as facts.
 //!
 //! **Invariants.** A breaker that is not closed is in the policy: nothing but a
 //! recorded transition to closed takes it out, so it can neither be removed nor

@@ -14,12 +14,17 @@ use protocol::time::UnixMillis;
 
 use super::Desk;
 use crate::domain::alert::book::{Book, Turn};
-use crate::domain::notice::Severity;
+use crate::domain::notice::{Notice, NoticeKind, NoticeState, Severity};
 use crate::uplink::intake::IntakeError;
 use crate::uplink::sink::FrameSink;
 
 /// How often alerts are told of time, and of what the fleet's records changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the controller says that it lives: the dead man's switch. It is written
+/// with what nodes send and delivered as any notice, so it stops when any of that
+/// does. Whoever waits for it should give it three of these.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 
 /// Alerts since the start, and at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(super) struct AlertDesk {
     /// As they are after the batch in work.
     book: Book,
     looked_at: UnixMillis,
+    /// When the last heartbeat was made in this run.
+    beat_at: Option<UnixMillis>,
     /// The book may differ from what is durable.
     lost: bool,
 }
@@ -54,12 +61,30 @@ impl AlertDesk {
     }
 }
 
+fn heartbeat(now: UnixMillis) -> Notice {
+    Notice {
+        subject: "controller".to_owned(),
+        title: "The controller is alive".to_owned(),
+        facts: BTreeMap::from([("every_s".to_owned(), HEARTBEAT_EVERY.as_secs().to_string())]),
+        // Late ones would hide that it is dead.
+        expires_at: Some(now.after(HEARTBEAT_EVERY)),
+        ..Notice::new(
+            now,
+            NoticeKind::Heartbeat,
+            Severity::Info,
+            NoticeState::Once,
+            "heartbeat".to_owned(),
+        )
+    }
+}
+
 impl<S: FrameSink> Desk<S> {
     /// Reads the book from what is durable.
     pub(super) fn load_alerts(&mut self) -> Result<(), IntakeError> {
         self.intake.reopen_if_closed()?;
         self.alerts = AlertDesk {
             book: Book::resumed(self.intake.alerts()?),
+            beat_at: self.alerts.beat_at,
             ..AlertDesk::default()
         };
         self.stats.alerts.firing = self.alerts.book.firing();
@@ -89,6 +114,11 @@ impl<S: FrameSink> Desk<S> {
         if now.since(desk.looked_at) >= LOOK_EVERY || now < desk.looked_at {
             desk.looked_at = now;
             desk.book.look(&self.fleet, now);
+        }
+        let beat_at = desk.beat_at;
+        if beat_at.is_none_or(|at| now < at || now.since(at) >= HEARTBEAT_EVERY) {
+            desk.beat_at = Some(now);
+            self.work.batch.raise(heartbeat(now));
         }
         let changes = desk.book.take_changes();
         self.stats.alerts.shed += changes.shed;

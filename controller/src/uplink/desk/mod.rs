@@ -21,7 +21,7 @@ mod rollouts;
 #[cfg(test)]
 mod tests;
 
-pub use alerts::AlertCounts;
+pub use alerts::{AlertCounts, HEARTBEAT_EVERY};
 pub use breakers::Transitions;
 pub use orders::{NotConnected, Recorded};
 

@@ -7,8 +7,8 @@ use redb::ReadableTable as _;
 
 use super::codec::{encode, node_key};
 use super::{ALERT_TURNS, ALERTS, Batch, Intake, IntakeError};
-use crate::domain::alert::alert::Alert;
 use crate::domain::alert::book::{Key, Turn};
+use crate::domain::alert::machine::Alert;
 
 /// Turns that are kept. At 300 bytes each they are at most 3 MB.
 pub const TURN_COUNT_MAX: u64 = 10_000;

@@ -32,8 +32,8 @@ use protocol::id::{CommandId, DeploymentId, NodeId, RolloutId};
 use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use crate::domain::alert::alert::Alert;
 use crate::domain::alert::book::{Key as AlertKey, Turn};
+use crate::domain::alert::machine::Alert;
 use crate::domain::notice::Notice;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;

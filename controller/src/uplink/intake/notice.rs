@@ -10,7 +10,7 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _};
 
 use super::codec::{decode, encode};
 use super::{Batch, Intake, IntakeError, META, NOTICES, NOTICES_RAISED};
-use crate::domain::notice::{Notice, NoticeState, Standing};
+use crate::domain::notice::{Notice, NoticeKind, NoticeState, Standing};
 
 /// Notices that are kept. At 2 KiB each they are at most 20 MB.
 pub const NOTICE_COUNT_MAX: u64 = 10_000;
@@ -24,6 +24,9 @@ const RAISED_COUNT_MAX: u64 = 16_384;
 
 /// The number of the last notice.
 const META_NOTICE: &str = "notice";
+
+/// The number of the last heartbeat: the only one that is kept.
+const META_HEARTBEAT: &str = "heartbeat";
 
 impl Batch {
     /// Adds a notice. It is written when it says something new
@@ -126,6 +129,12 @@ pub(super) fn write(
             continue;
         }
         seq += 1;
+        if notice.kind == NoticeKind::Heartbeat {
+            // One a minute would push what matters out of the table.
+            if let Some(before) = meta.insert(META_HEARTBEAT, seq)? {
+                notices.remove(before.value())?;
+            }
+        }
         notices.insert(seq, encode(notice).as_slice())?;
         match notice.state {
             NoticeState::Raised => {
