@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         | Command::Window(_)
         | Command::Sink(_)
         | Command::Notice(_)
+        | Command::Alert(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)

@@ -62,6 +62,16 @@ struct MoveLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SeverityLabels {
+    severity: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabels {
     name: &'static str,
 }
@@ -79,6 +89,10 @@ pub struct Gauges {
     pub breakers_open: u64,
     /// Breakers' moves by state left and entered, since the start.
     pub breaker_transitions: Vec<(&'static str, &'static str, u64)>,
+    /// Alerts that fire or flap, by severity.
+    pub alerts_firing: Vec<(&'static str, u64)>,
+    /// Turns of alerts by the state entered, since the start.
+    pub alert_turns: Vec<(&'static str, u64)>,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
     /// What other parts count by error code, of which there is a fixed number.
@@ -205,6 +219,8 @@ pub struct Metrics {
     journal: Gauge,
     breakers_open: Gauge,
     breaker_transitions: Family<MoveLabels, Counter>,
+    alerts_firing: Family<SeverityLabels, Gauge>,
+    alert_turns: Family<StateLabels, Counter>,
     healthy: Family<NameLabels, Gauge>,
 }
 
@@ -232,6 +248,8 @@ impl Metrics {
             journal: Gauge::default(),
             breakers_open: Gauge::default(),
             breaker_transitions: Family::default(),
+            alerts_firing: Family::default(),
+            alert_turns: Family::default(),
             healthy: Family::default(),
         };
         metrics.register();
@@ -281,6 +299,16 @@ impl Metrics {
             "breaker_transitions",
             "Moves of breakers by the state left and the state entered",
             self.breaker_transitions.clone(),
+        );
+        registry.register(
+            "alerts_firing",
+            "Alerts that fire or flap, by severity",
+            self.alerts_firing.clone(),
+        );
+        registry.register(
+            "alert_turns",
+            "Turns of alerts by the state entered",
+            self.alert_turns.clone(),
         );
         registry.register(
             "health",
@@ -342,6 +370,14 @@ impl Metrics {
                 .get_or_create(&MoveLabels { from, to });
             moves.inc_by(count.saturating_sub(moves.get()));
         }
+        for (severity, count) in &gauges.alerts_firing {
+            let labels = SeverityLabels { severity };
+            set(&self.alerts_firing.get_or_create(&labels), *count);
+        }
+        for (state, count) in &gauges.alert_turns {
+            let turns = self.alert_turns.get_or_create(&StateLabels { state });
+            turns.inc_by(count.saturating_sub(turns.get()));
+        }
         for (name, well) in &gauges.healthy {
             set(
                 &self.healthy.get_or_create(&NameLabels { name }),
@@ -385,6 +421,8 @@ mod tests {
             journal_sequence: 77,
             breakers_open: 1,
             breaker_transitions: vec![("closed", "open", 4)],
+            alerts_firing: vec![("critical", 2)],
+            alert_turns: vec![("firing", 5)],
             healthy: vec![("journal", true), ("broker", false)],
             coded: vec![CodedMetric {
                 name: "uplink_refused",
@@ -415,6 +453,8 @@ mod tests {
             "fleet_journal_sequence 77",
             "fleet_breaker_open 1",
             "fleet_breaker_transitions_total{from=\"closed\",to=\"open\"} 4",
+            "fleet_alerts_firing{severity=\"critical\"} 2",
+            "fleet_alert_turns_total{state=\"firing\"} 5",
             "fleet_health{name=\"broker\"} 0",
             "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
             "fleet_sink_delivered_total{sink=\"chat\"} 5",

@@ -6,6 +6,8 @@
 //! `FLOTILLA_REQUIRE_ALL` is set: `tests/run --all` sets it.
 
 #[cfg(test)]
+mod alert;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod audit;

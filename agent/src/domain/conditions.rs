@@ -30,6 +30,11 @@ pub type Holding = BTreeSet<(String, String)>;
 /// a gap, and one late.
 const GAP_INTERVALS: u32 = 3;
 
+/// Crossings that are offered to the store at once. It keeps room for the largest
+/// entry for each, 60 KiB, and half of its control stream may be as small as 512 KiB:
+/// of many rules that turn together all at once would never find enough.
+const OFFERED_COUNT_MAX: usize = 4;
+
 /// What is watched. See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Conditions {
@@ -119,15 +124,7 @@ impl Conditions {
 
     /// What holds, told or not.
     fn holding(&self) -> Holding {
-        let mut holding = self.told.clone();
-        for (place, crossing) in &self.owed {
-            if crossing.holds {
-                holding.insert(place.clone());
-            } else {
-                holding.remove(place);
-            }
-        }
-        holding
+        after(&self.told, self.owed.iter())
     }
 
     fn owe(&mut self, crossing: Crossing) {
@@ -139,17 +136,40 @@ impl Conditions {
         }
     }
 
-    /// What is to be told, with what holds once it is; none when nothing is.
+    /// The next of what is to be told, with what holds once it is; none when nothing
+    /// is.
     #[must_use]
     pub fn owed(&self) -> Option<(Vec<Crossing>, Holding)> {
-        (!self.owed.is_empty()).then(|| (self.owed.values().cloned().collect(), self.holding()))
+        let next = || self.owed.iter().take(OFFERED_COUNT_MAX);
+        let crossings: Vec<Crossing> = next().map(|(_, crossing)| crossing.clone()).collect();
+        (!crossings.is_empty()).then(|| (crossings, after(&self.told, next())))
     }
 
-    /// The store has taken what was owed.
+    /// The store has taken what [`Conditions::owed`] gave.
     pub fn told(&mut self) {
-        self.told = self.holding();
-        self.owed.clear();
+        for _ in 0..OFFERED_COUNT_MAX {
+            let Some((place, crossing)) = self.owed.pop_first() else {
+                return;
+            };
+            self.told = after(&self.told, [(&place, &crossing)]);
+        }
     }
+}
+
+/// What holds once these are told.
+fn after<'a>(
+    told: &Holding,
+    crossings: impl IntoIterator<Item = (&'a (String, String), &'a Crossing)>,
+) -> Holding {
+    let mut holding = told.clone();
+    for (place, crossing) in crossings {
+        if crossing.holds {
+            holding.insert(place.clone());
+        } else {
+            holding.remove(place);
+        }
+    }
+    holding
 }
 
 #[cfg(test)]

@@ -362,13 +362,11 @@ impl Sampler {
         let interval = self.settings.interval;
         self.conditions
             .step(&gate, interval, samples, UnixMillis(grid_ms));
-        if let Some((crossings, holding)) = self.conditions.owed()
-            && self
-                .context
-                .store
-                .tell_crossings(crossings, holding)
-                .await?
-        {
+        while let Some((crossings, holding)) = self.conditions.owed() {
+            let store = &self.context.store;
+            if !store.tell_crossings(crossings, holding).await? {
+                break;
+            }
             self.conditions.told();
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The HTTPS face on a real socket, over a whole controller in a temporary
 //! directory: what it refuses, how it says so, and what it cuts.
 
+mod alerts;
 mod breakers;
 mod deployments;
 mod sinks;

@@ -5,6 +5,7 @@
 //! at three in the morning.
 
 pub mod access;
+pub mod alert;
 pub mod breaker;
 pub mod deploy;
 pub mod sink;
@@ -141,6 +142,9 @@ pub enum Command {
     /// Notices: what someone was told of, or would have been
     #[command(subcommand)]
     Notice(sink::Notice),
+    /// Alerts: what fires, its history, rules and silences
+    #[command(subcommand)]
+    Alert(alert::Alert),
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),

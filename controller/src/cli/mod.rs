@@ -12,6 +12,7 @@ pub mod print;
 pub mod profile;
 
 mod access;
+mod alert;
 mod audit;
 mod breaker;
 mod command;
@@ -107,6 +108,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Window(_)
         | Command::Sink(_)
         | Command::Notice(_)
+        | Command::Alert(_)
         | Command::Secret(_)
         | Command::Image(_)
         | Command::Metrics(_)
@@ -141,6 +143,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Window(asked) => window::run(session, asked).await,
         Command::Sink(asked) => sink::run(session, asked).await,
         Command::Notice(asked) => sink::notice(session, asked).await,
+        Command::Alert(asked) => alert::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,

@@ -10,6 +10,7 @@ use crate::domain::access::authorize::{Decision, Denial, authorize, check_key, r
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
+use crate::domain::alert;
 use crate::domain::breaker::manage as breaker;
 use crate::domain::command::{Hours, issue};
 use crate::domain::deployment;
@@ -204,6 +205,10 @@ pub fn decide(
         Operation::ShutWindow(asked) => window::shut(fleet, asked),
         Operation::SetSink(asked) => sink::set(fleet, asked),
         Operation::RemoveSink(asked) => sink::remove(fleet, asked),
+        Operation::DefineAlertRule(asked) => alert::manage::define(fleet, asked, at),
+        Operation::RemoveAlertRule(asked) => alert::manage::remove(fleet, asked, at),
+        Operation::CreateSilence(asked) => alert::manage::silence(fleet, caller, asked, at),
+        Operation::EndSilence(asked) => alert::manage::end(fleet, asked, at),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

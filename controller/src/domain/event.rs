@@ -11,6 +11,9 @@ use crate::domain::access::event::{
     AdminRecovered, GrantCreated, GrantRevoked, KeyCreated, KeyRevoked, KeyRotated,
     PrincipalCreated, PrincipalDisabled, PrincipalEnabled, RoleCreated, RoleDeleted, RoleUpdated,
 };
+use crate::domain::alert::event::{
+    AlertRuleDefined, AlertRuleRemoved, SilenceCreated, SilenceEnded,
+};
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::event::{
     BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnded, PolicyPublished,
@@ -215,6 +218,18 @@ pub enum Event {
     /// A sink was removed.
     #[serde(rename = "sink.removed")]
     SinkRemoved(SinkRemoved),
+    /// An alert rule was defined, or defined anew.
+    #[serde(rename = "alert_rule.defined")]
+    AlertRuleDefined(AlertRuleDefined),
+    /// An alert rule was removed.
+    #[serde(rename = "alert_rule.removed")]
+    AlertRuleRemoved(AlertRuleRemoved),
+    /// Alerts of some nodes are not told for a while.
+    #[serde(rename = "silence.created")]
+    SilenceCreated(SilenceCreated),
+    /// A silence was ended before its time.
+    #[serde(rename = "silence.ended")]
+    SilenceEnded(SilenceEnded),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -288,6 +303,10 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("window.shut", 1),
     ("sink.set", 1),
     ("sink.removed", 1),
+    ("alert_rule.defined", 1),
+    ("alert_rule.removed", 1),
+    ("silence.created", 1),
+    ("silence.ended", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -368,6 +387,10 @@ impl Event {
             Self::WindowShut(_) => "window.shut",
             Self::SinkSet(_) => "sink.set",
             Self::SinkRemoved(_) => "sink.removed",
+            Self::AlertRuleDefined(_) => "alert_rule.defined",
+            Self::AlertRuleRemoved(_) => "alert_rule.removed",
+            Self::SilenceCreated(_) => "silence.created",
+            Self::SilenceEnded(_) => "silence.ended",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

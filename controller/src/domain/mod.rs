@@ -8,6 +8,7 @@
 //! random number; the state is what the records say, and nothing else.
 
 pub mod access;
+pub mod alert;
 pub mod audit;
 pub mod breaker;
 pub mod command;

@@ -8,6 +8,9 @@ use crate::domain::access::manage::{
     EnablePrincipal, RecoverAdmin, RevokeGrant, RevokeKey, RotateKey, UpdateRole,
 };
 use crate::domain::access::permission::Permission;
+use crate::domain::alert::manage::{
+    CreateSilence, DefineAlertRule, EndSilence, RemoveAlertRule, silenced, unsilenced,
+};
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
     RemoveBreaker, overridden,
@@ -97,6 +100,10 @@ pub enum Operation {
     ShutWindow(ShutWindow),
     SetSink(SetSink),
     RemoveSink(RemoveSink),
+    DefineAlertRule(DefineAlertRule),
+    RemoveAlertRule(RemoveAlertRule),
+    CreateSilence(CreateSilence),
+    EndSilence(EndSilence),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -182,6 +189,10 @@ impl Operation {
             Self::ShutWindow(_) => "window.shut",
             Self::SetSink(_) => "sink.set",
             Self::RemoveSink(_) => "sink.remove",
+            Self::DefineAlertRule(_) => "alert_rule.define",
+            Self::RemoveAlertRule(_) => "alert_rule.remove",
+            Self::CreateSilence(_) => "silence.create",
+            Self::EndSilence(_) => "silence.end",
         }
     }
 
@@ -289,6 +300,14 @@ impl Operation {
             }
             Self::SetWindow(_) | Self::RemoveWindow(_) => whole("window", "manage"),
             Self::OpenWindow(_) | Self::ShutWindow(_) => whole("window", "override"),
+            Self::DefineAlertRule(_) | Self::RemoveAlertRule(_) => whole("alert", "manage"),
+            Self::CreateSilence(asked) => Authority::Permission(
+                Permission::of("alert", "silence"),
+                silenced(fleet, &asked.nodes),
+            ),
+            Self::EndSilence(asked) => {
+                Authority::Permission(Permission::of("alert", "silence"), unsilenced(fleet, asked))
+            }
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod view;
 
 mod access;
+mod alert;
 mod audit;
 mod breaker;
 mod command;

@@ -6,6 +6,7 @@ use super::view::system::{StatusView, SupportView};
 use super::{Operations, Who};
 use crate::broker::PipeCounts;
 use crate::clock;
+use crate::domain::notice::Severity;
 use crate::engine::EngineStats;
 use crate::notify::Standing;
 use crate::operation::failure::Failure;
@@ -84,6 +85,7 @@ impl Operations {
         let fleet = self.engine.fleet();
         let active = fleet.nodes().filter(|node| node.is_active()).count() as u64;
         let uplink = self.uplink.stats();
+        let alerts = uplink.desk.alerts;
         let (up, heard) = (uplink.nodes_up as u64, uplink.nodes_heard as u64);
         Gauges {
             nodes: vec![
@@ -99,6 +101,20 @@ impl Operations {
                 .breaker_transitions
                 .iter()
                 .map(|((from, to), count)| (*from, *to, *count))
+                .collect(),
+            alerts_firing: Severity::ALL
+                .into_iter()
+                .map(|severity| {
+                    (
+                        severity.name(),
+                        alerts.firing.get(&severity).copied().unwrap_or_default(),
+                    )
+                })
+                .collect(),
+            alert_turns: alerts
+                .turns
+                .iter()
+                .map(|(state, count)| (*state, *count))
                 .collect(),
             healthy: Vec::new(),
             coded: vec![
@@ -225,6 +241,11 @@ fn desk_parts(desk: &DeskStats) -> Vec<PartMetric> {
             "uplink_duplicates",
             "Stream entries that came again",
             desk.duplicates,
+        ),
+        counter(
+            "alerts_shed",
+            "Alerts that were not taken up, because there were too many",
+            desk.alerts.shed,
         ),
         counter(
             "uplink_quarantined",

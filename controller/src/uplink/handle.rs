@@ -17,6 +17,8 @@ use protocol::time::UnixMillis;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::broker::{Pipe, PipeCounts, PipeState};
+use crate::domain::alert::book::{Key, Turn};
+use crate::domain::alert::machine::Alert;
 use crate::domain::command::Counts;
 use crate::domain::notice::Notice;
 use crate::domain::rollout::target::TargetRow;
@@ -330,6 +332,22 @@ impl Uplink {
         self.intake
             .notices_newest(limit)
             .map_err(UplinkError::Intake)
+    }
+
+    /// Every alert that is known, those that are clear included.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn alerts(&self) -> Result<Vec<(Key, Alert)>, UplinkError> {
+        self.intake.alerts().map_err(UplinkError::Intake)
+    }
+
+    /// How alerts turned, the newest first.
+    ///
+    /// # Errors
+    /// [`UplinkError::Intake`].
+    pub fn alert_turns(&self) -> Result<Vec<Turn>, UplinkError> {
+        self.intake.alert_turns().map_err(UplinkError::Intake)
     }
 
     /// Entries that could not be decoded, newest first.

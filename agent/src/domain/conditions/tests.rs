@@ -138,3 +138,24 @@ fn a_policy_that_changes_something_else_does_not_begin_a_watch_anew() {
     }
     assert_eq!(tell(&mut conditions), [("busy".to_owned(), true, 7)]);
 }
+
+#[test]
+fn many_turns_at_once_are_told_in_parts_that_find_room() {
+    let names: Vec<String> = (0..20).map(|n| format!("busy-{n}")).collect();
+    let rules: Vec<(&str, &str, &str)> = names
+        .iter()
+        .map(|name| (name.as_str(), "*", "load.1m > 4"))
+        .collect();
+    let (mut conditions, mut at) = (Conditions::default(), 0);
+    let gate = gate(1, &rules);
+    feed(&mut conditions, &gate, 900, &mut at, 2);
+    let mut told = std::collections::BTreeSet::new();
+    for part in [4; 5] {
+        let (crossings, holding) = conditions.owed().unwrap();
+        assert_eq!(crossings.len(), part);
+        told.extend(crossings.into_iter().map(|it| (it.rule, it.label)));
+        assert_eq!(holding, told, "what the controller was told, and no more");
+        conditions.told();
+    }
+    assert_eq!(conditions.owed(), None);
+}

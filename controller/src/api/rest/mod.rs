@@ -4,6 +4,7 @@
 //! it gives. The document at `/openapi.json` is made from the same routes.
 
 mod access;
+mod alert;
 mod audit;
 mod breaker;
 mod command;
@@ -88,6 +89,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(breaker::routes())
                 .merge(window::routes())
                 .merge(sink::routes())
+                .merge(alert::routes())
                 .merge(system::routes()),
         )
         .merge(system::probes())

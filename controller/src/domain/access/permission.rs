@@ -13,6 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Every permission that something asks for, without wildcards, sorted.
 pub const CATALOGUE: &[(&str, &str)] = &[
     ("access", "read"),
+    ("alert", "manage"),
+    ("alert", "read"),
+    ("alert", "silence"),
     ("audit", "export"),
     ("audit", "read"),
     ("breaker", "manage"),

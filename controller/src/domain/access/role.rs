@@ -73,8 +73,9 @@ fn built_in() -> BTreeMap<RoleName, Arc<Role>> {
         ),
         (
             "operator",
-            "runs commands on nodes, keeps their names and labels, and stops rollouts",
+            "runs commands on nodes, keeps their names and labels, stops rollouts, and silences alerts",
             &[
+                "alert:silence",
                 "breaker:reset",
                 "breaker:trip",
                 "command:*",

@@ -7,18 +7,21 @@ use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Input, Order, Reason, Transition};
 use protocol::command::Action;
+use protocol::condition::Rule;
 use protocol::id::NodeId;
-use protocol::policy::{Attempt, Standing};
+use protocol::message;
+use protocol::policy::{Attempt, RULES_COUNT_MAX, Standing};
 use protocol::selector::Selector;
 
 use crate::domain::access::caller::Caller;
-use crate::domain::breaker::definition::{Definition, Group, is_gated};
+use crate::domain::breaker::definition::{Definition, Group, Signal, is_gated};
 use crate::domain::breaker::event::{
     BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnd, OverrideEnded,
     PolicyPublished,
 };
 use crate::domain::breaker::{
-    BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
+    BREAKERS_COUNT_MAX, Breakers, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
+    RULES_BYTES_MAX,
 };
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
@@ -158,6 +161,21 @@ pub(crate) fn define(
     let definition = asked.definition.as_ref();
     definition.check()?;
     let breakers = fleet.breakers();
+    let unknown = definition.watches.iter().find_map(|signal| match signal {
+        Signal::Condition(name) if fleet.alerts().rule(name).is_none() => Some(name),
+        Signal::Condition(_)
+        | Signal::Deploy
+        | Signal::Silence
+        | Signal::Unhealthy
+        | Signal::CrashLoop
+        | Signal::Command => None,
+    });
+    if let Some(name) = unknown {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            format!("no alert rule is named {name:?}, so nodes watch no such condition"),
+        ));
+    }
     match breakers.get(&definition.name) {
         Some(known) if known.definition == *definition => return Ok(Vec::new()),
         Some(known) if known.definition.span != definition.span => still_open(known)?,
@@ -479,7 +497,7 @@ fn numbered(fleet: &Fleet, epoch: u64) -> Event {
 }
 
 /// Gives the policy its next number when these events change what it says.
-fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> Vec<Event> {
+pub(crate) fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> Vec<Event> {
     let mut next = fleet.breakers().clone();
     for event in &events {
         next.take(event, Caller::System, at.now);
@@ -493,6 +511,30 @@ fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> Vec<Event> {
         }));
     }
     events
+}
+
+/// Whether the policy has room for a rule, beside the others or in place of the one
+/// of its name.
+///
+/// # Errors
+/// The rejection that says what is full.
+pub(crate) fn check_rules(breakers: &Breakers, rule: &Rule) -> Result<(), Rejection> {
+    let others = breakers
+        .rules
+        .values()
+        .filter(|known| known.name != rule.name);
+    let sizes = others.chain([rule]).map(|rule| message::encode(rule).len());
+    let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
+    let full = |detail: String| Err(Rejection::new(ErrorCode::PolicyFull, detail));
+    if count > RULES_COUNT_MAX {
+        return full(format!("the policy has {RULES_COUNT_MAX} conditions"));
+    }
+    if bytes > RULES_BYTES_MAX {
+        return full(format!(
+            "the policy's conditions would have {bytes} bytes; at most {RULES_BYTES_MAX}"
+        ));
+    }
+    Ok(())
 }
 
 /// A reason must be given: it is what the next person reads at three in the

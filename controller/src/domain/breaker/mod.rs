@@ -1,15 +1,16 @@
 //! Breakers of the fleet, and the policy by which nodes obey them.
 //!
 //! Owns which breakers there are, where each stands for each part of the fleet,
-//! who may pass in spite of them, and the number of the policy. The machine that
-//! moves a breaker is [`protocol::breaker::machine`]; the desk runs it on what
-//! nodes report, and its transitions come here as facts.
+//! who may pass in spite of them, the conditions that nodes watch, and the number of
+//! the policy. The machine that moves a breaker is [`protocol::breaker::machine`]; the
+//! desk runs it on what nodes report, and its transitions come here as facts.
 //!
 //! **Invariants.** A breaker that is not closed is in the policy: nothing but a
 //! recorded transition to closed takes it out, so it can neither be removed nor
 //! change its span before. The policy's epoch grows with each change of what the
-//! policy says, and only then. What is in the policy always fits one envelope: the
-//! parts are bounded so that they do together.
+//! policy says, and only then. What is in the policy always fits one envelope: gates
+//! and overrides are bounded so that they take less than half of it, and rules by
+//! [`RULES_BYTES_MAX`], so that no rule ever keeps a trip from being published.
 
 pub mod definition;
 pub mod event;
@@ -22,9 +23,10 @@ use std::sync::Arc;
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Breaker, Transition};
+use protocol::condition::Rule;
 use protocol::id::{FleetId, NodeId};
 use protocol::message;
-use protocol::policy::{Gate, LEASE_MS_DEFAULT, Override, Policy};
+use protocol::policy::{Gate, LEASE_MS_DEFAULT, Override, POLICY_BYTES_MAX, Policy};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,10 @@ pub const GROUPS_OPEN_MAX: usize = 64;
 /// rounds go on. The one that closed first is forgotten.
 const GROUPS_CLOSED_MAX: usize = 64;
 
+/// Bytes of the rules in the policy: the half that gates and overrides leave. Some
+/// hundred rules with a selector of their own.
+pub const RULES_BYTES_MAX: usize = POLICY_BYTES_MAX / 2;
+
 /// Overrides at the same time. Break-glass is for a few things at once.
 pub const OVERRIDES_COUNT_MAX: usize = 8;
 
@@ -62,6 +68,8 @@ pub struct Breakers {
     known: BTreeMap<String, Arc<Known>>,
     overrides: BTreeMap<u64, Granted>,
     override_last: u64,
+    /// The conditions that nodes watch, by name: those of the alert rules.
+    rules: BTreeMap<String, Rule>,
     published: Published,
 }
 
@@ -126,6 +134,7 @@ impl Default for Breakers {
             known: BTreeMap::from([(fleet.definition.name.clone(), Arc::new(fleet))]),
             overrides: BTreeMap::new(),
             override_last: 0,
+            rules: BTreeMap::new(),
             published: Published::default(),
         }
     }
@@ -251,7 +260,7 @@ impl Breakers {
                 .values()
                 .map(|granted| granted.pass.clone())
                 .collect(),
-            rules: Vec::new(),
+            rules: self.rules.values().cloned().collect(),
         }
     }
 
@@ -271,6 +280,13 @@ impl Breakers {
                 })
             })
             .collect()
+    }
+
+    /// Bytes of the rules in the policy.
+    #[must_use]
+    pub fn rules_bytes(&self) -> usize {
+        let sizes = self.rules.values().map(|rule| message::encode(rule).len());
+        sizes.sum()
     }
 
     /// The digest of what the policy says, its number and time apart.
@@ -320,6 +336,11 @@ impl Breakers {
             self.overrides.insert(event.number, granted);
         } else if let Event::OverrideEnded(event) = event {
             self.overrides.remove(&event.number);
+        } else if let Event::AlertRuleDefined(event) = event {
+            let rule = event.rule.watched();
+            self.rules.insert(rule.name.clone(), rule);
+        } else if let Event::AlertRuleRemoved(event) = event {
+            self.rules.remove(&event.rule);
         } else if let Event::PolicyPublished(event) = event {
             self.published = Published {
                 epoch: event.epoch,

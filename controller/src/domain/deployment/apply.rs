@@ -28,7 +28,7 @@ use crate::domain::fleet::node::Node;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::Rejection;
 use crate::domain::rollout::event::{Kind, RolloutStarted};
-use crate::domain::rollout::params::{Approve, Params};
+use crate::domain::rollout::params::{Approve, HaltOn, Params};
 use crate::domain::rollout::plan::{Candidate, Plan};
 
 /// Give a deployment a revision, its first or another one, and roll it out.
@@ -424,6 +424,22 @@ fn check_limits(
         return Err(Rejection::new(
             ErrorCode::ConsensusUnavailable,
             "a wave waits for the consensus of experts, and there are none",
+        ));
+    }
+    let unknown = params.halt.iter().find_map(|rule| match &rule.on {
+        HaltOn::Metric(name) if fleet.alerts().rule(name).is_none() => Some(name),
+        HaltOn::Metric(_)
+        | HaltOn::Any
+        | HaltOn::Failed
+        | HaltOn::TimedOut
+        | HaltOn::Rejected
+        | HaltOn::Unhealthy
+        | HaltOn::WentSilent => None,
+    });
+    if let Some(name) = unknown {
+        return Err(Rejection::new(
+            ErrorCode::RolloutInvalid,
+            format!("no alert rule is named {name:?}, so nodes watch no such condition"),
         ));
     }
     if fleet.rollouts().open().count() >= ROLLOUTS_OPEN_MAX {

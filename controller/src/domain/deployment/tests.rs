@@ -15,18 +15,19 @@ use super::event::ApplyCause;
 use super::steer::{AbortRollout, ApproveRollout, PauseRollout, ResumeRollout};
 use super::{Deployment, REVISIONS_COUNT_MAX};
 use crate::domain::access::caller::Caller;
+use crate::domain::alert::manage::RemoveAlertRule;
 use crate::domain::command::issue::EmptyAim;
 use crate::domain::decide::TargetsOf;
 use crate::domain::event::Event;
 use crate::domain::fleet::manage::{RelabelNode, RevokeNode, SuspectIdentity};
 use crate::domain::fleet::node::Doubt;
-use crate::domain::given::story::started;
+use crate::domain::given::story::{define_rule, disk_full, started};
 use crate::domain::given::{
     World, apply, decide_next, finished, how, node_id, parsed, principal_of,
 };
 use crate::domain::operation::Operation;
 use crate::domain::rollout::event::{AfterAbort, Kind, Outcome, RolloutStarted};
-use crate::domain::rollout::params::{Approve, Params, SelfApproval, Wave};
+use crate::domain::rollout::params::{Approve, HaltOn, HaltRule, Params, SelfApproval, Wave};
 
 fn fleet() -> World {
     let mut world = World::new();
@@ -431,4 +432,29 @@ fn what_no_node_could_run_is_refused() {
         world.refused(admin, Operation::ApplyDeployment(asked)),
         "consensus.unavailable"
     );
+}
+
+#[test]
+fn a_rollout_halts_by_a_condition_that_nodes_watch_and_that_stays() {
+    let mut world = fleet();
+    let admin = world.admin;
+    let halting = || {
+        let mut asked = apply("web", 0, "*", "nginx:1");
+        asked.how.params.halt = vec![HaltRule {
+            count: Some(1),
+            ..HaltRule::on(HaltOn::Metric("disk".to_owned()))
+        }];
+        Operation::ApplyDeployment(asked)
+    };
+    assert_eq!(world.refused(admin, halting()), "rollout.invalid");
+    world.done(admin, define_rule(disk_full()));
+    let rollout = started(&world.done(admin, halting()));
+    let remove = || {
+        Operation::RemoveAlertRule(RemoveAlertRule {
+            rule: "disk".to_owned(),
+        })
+    };
+    assert_eq!(world.refused(admin, remove()), "alert.rule_in_use");
+    ends(&mut world, rollout, Outcome::Completed);
+    world.done(admin, remove());
 }

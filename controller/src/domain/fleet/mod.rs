@@ -1,8 +1,8 @@
 //! The fleet's state, made from events alone.
 //!
 //! Owns nodes, join tokens, the controller's incarnation and the trust set in
-//! force, and holds the access, command, deployment, rollout, breaker, window and sink
-//! parts beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
+//! force, and holds the access, command, deployment, rollout, breaker, window, sink and
+//! alert parts beside them. Large tables sit behind an [`Arc`], so that a copy of the whole
 //! fleet costs a few reference counts and the engine can publish one after every
 //! batch.
 //!
@@ -32,6 +32,7 @@ use token::{Approval, TOKENS_COUNT_MAX, Token};
 use trust::TrustState;
 
 use crate::domain::access::Access;
+use crate::domain::alert::Alerts;
 use crate::domain::audit::record::Record;
 use crate::domain::breaker::Breakers;
 use crate::domain::command::Commands;
@@ -60,6 +61,7 @@ pub struct Fleet {
     breakers: Arc<Breakers>,
     windows: Arc<Windows>,
     sinks: Arc<Sinks>,
+    alerts: Arc<Alerts>,
 }
 
 impl Fleet {
@@ -81,6 +83,7 @@ impl Fleet {
             breakers: Arc::default(),
             windows: Arc::default(),
             sinks: Arc::default(),
+            alerts: Arc::default(),
         }
     }
 
@@ -177,6 +180,12 @@ impl Fleet {
     #[must_use]
     pub fn sinks(&self) -> &Sinks {
         &self.sinks
+    }
+
+    /// Alert rules and silences.
+    #[must_use]
+    pub fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     /// A node by id.
@@ -279,6 +288,14 @@ impl Fleet {
             | Event::WindowShut(_) => Arc::make_mut(&mut self.windows).apply(record),
             Event::SinkSet(_) | Event::SinkRemoved(_) => {
                 Arc::make_mut(&mut self.sinks).apply(&record.event);
+            }
+            Event::AlertRuleDefined(_) | Event::AlertRuleRemoved(_) => {
+                Arc::make_mut(&mut self.alerts).apply(record);
+                // The policy tells nodes what to watch.
+                Arc::make_mut(&mut self.breakers).apply(record);
+            }
+            Event::SilenceCreated(_) | Event::SilenceEnded(_) => {
+                Arc::make_mut(&mut self.alerts).apply(record);
             }
             // What these say is in the audit trail, and nowhere else. A recovery
             // comes with the events of its grant and key.

@@ -11,6 +11,7 @@ use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
 use protocol::key::PublicKey;
 use protocol::policy::Gated;
+use protocol::selector::Selector;
 use protocol::time::UnixMillis;
 
 use super::{
@@ -25,6 +26,8 @@ use crate::domain::access::manage::{
     RecoverAdmin, RevokeGrant, RevokeKey, RotateKey, UpdateRole,
 };
 use crate::domain::access::principal::PrincipalKind;
+use crate::domain::alert::manage::{CreateSilence, DefineAlertRule, EndSilence, RemoveAlertRule};
+use crate::domain::alert::rule::AlertRule;
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::definition::{Definition, Group, Signal, Span};
 use crate::domain::breaker::manage::{
@@ -65,7 +68,7 @@ pub(crate) type Step = (u8, u8, u8);
 
 /// Stories of up to `length_max` requests.
 pub(crate) fn steps(length_max: usize) -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0..33_u8, any::<u8>(), any::<u8>()), 1..length_max)
+    proptest::collection::vec((0..34_u8, any::<u8>(), any::<u8>()), 1..length_max)
 }
 
 /// A fleet to which every event has happened.
@@ -162,6 +165,7 @@ pub(crate) fn request(world: &World, (kind, a, b): Step) -> (Caller, Operation) 
         29 => steering(world, a, b),
         30 | 31 => breaking(world, a, b),
         32 => aside(admin, node, b),
+        33 => alerting(world, a, b),
         _ => {
             let command = command(world, a);
             let targets = world.fleet.commands().get(command);
@@ -569,7 +573,7 @@ pub(crate) fn by_site() -> Definition {
     let mut definition = Definition {
         name: "site".to_owned(),
         span: Span::Label("site".to_owned()),
-        watches: BTreeSet::from([Signal::Command, Signal::Condition("disk".to_owned())]),
+        watches: BTreeSet::from([Signal::Command]),
         ..Definition::fleet()
     };
     definition.rule.trip.consecutive = 1;
@@ -590,9 +594,14 @@ fn guarding(world: &mut World) {
             reason: "a look".to_owned(),
         })
     };
+    let mut definition = by_site();
+    definition
+        .watches
+        .insert(Signal::Condition("disk".to_owned()));
     for operation in [
+        define_rule(disk_full()),
         Operation::DefineBreaker(DefineBreaker {
-            definition: Box::new(by_site()),
+            definition: Box::new(definition),
         }),
         by_hand(Hand::Trip),
         Operation::OverrideBreaker(OverrideBreaker {
@@ -614,6 +623,52 @@ fn guarding(world: &mut World) {
     let number = number.expect("it was given");
     world.done(admin, Operation::EndOverride(EndOverride { number }));
     world.done(admin, Operation::RemoveBreaker(RemoveBreaker { breaker }));
+    world.done(admin, silence("site=nice", Some("disk")));
+    world.done(admin, Operation::EndSilence(EndSilence { number: 1 }));
+    let rule = "disk".to_owned();
+    world.done(admin, Operation::RemoveAlertRule(RemoveAlertRule { rule }));
+}
+
+fn alerting(world: &World, a: u8, b: u8) -> (Caller, Operation) {
+    let rule = ["disk", "load"][usize::from(a % 2)].to_owned();
+    let operation = match b % 5 {
+        0 | 1 => define_rule(AlertRule {
+            name: rule,
+            nodes: ["*", "site=lyon"][usize::from(b % 2)].parse().unwrap(),
+            ..disk_full()
+        }),
+        2 => Operation::RemoveAlertRule(RemoveAlertRule { rule }),
+        3 => silence("site=lyon", None),
+        _ => Operation::EndSilence(EndSilence {
+            number: u64::from(a % 4),
+        }),
+    };
+    (world.admin, operation)
+}
+
+/// A rule that every node watches.
+pub(crate) fn disk_full() -> AlertRule {
+    AlertRule {
+        name: "disk".to_owned(),
+        nodes: Selector::every(),
+        expression: "fs.used > 90% for 5m".to_owned(),
+        severity: Severity::Critical,
+        resolve_after_ms: 0,
+    }
+}
+
+pub(crate) fn define_rule(rule: AlertRule) -> Operation {
+    let rule = Box::new(rule);
+    Operation::DefineAlertRule(DefineAlertRule { rule })
+}
+
+pub(crate) fn silence(nodes: &str, rule: Option<&str>) -> Operation {
+    Operation::CreateSilence(CreateSilence {
+        nodes: nodes.parse().unwrap(),
+        rule: rule.map(str::to_owned),
+        lifetime: HOUR,
+        reason: "disks are swapped".to_owned(),
+    })
 }
 
 fn halted(rollout: RolloutId, step: u32) -> Decision {

@@ -5,6 +5,7 @@
 //! that they do not know; answers may gain fields.
 
 pub mod access;
+pub mod alert;
 pub mod audit;
 pub mod breaker;
 pub mod command;

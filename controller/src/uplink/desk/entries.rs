@@ -7,8 +7,10 @@ use protocol::deployment::observed::DeploymentResult;
 use protocol::envelope::Opened;
 use protocol::id::NodeId;
 use protocol::message;
+use protocol::policy::NAME_BYTES_MAX;
 use protocol::state::{Lifecycle, StateItem, StateValue};
 use protocol::stream::{Entry, EntryKind, Stream, Upload};
+use protocol::telemetry::limit::LABEL_BYTES_MAX;
 use protocol::time::UnixMillis;
 use protocol::topic::Topic;
 use serde::de::DeserializeOwned;
@@ -132,11 +134,21 @@ impl<S: FrameSink> Desk<S> {
             (EntryKind::DEPLOYMENT_RESULT, false) => read(&entry, DeploymentResult::VERSION)
                 .map(|result: DeploymentResult| self.deployment_result(node, result, now)),
             (EntryKind::CONDITION, false) => {
-                read(&entry, Crossing::VERSION).map(|crossing: Crossing| {
+                read(&entry, Crossing::VERSION).and_then(|crossing: Crossing| {
+                    if crossing.rule.len() > NAME_BYTES_MAX
+                        || crossing.label.len() > LABEL_BYTES_MAX
+                    {
+                        return Err(Unfit {
+                            code: ErrorCode::MessageMalformed,
+                            reason: "a rule's name or a label is too long".to_owned(),
+                        });
+                    }
                     if crossing.holds {
                         self.condition_crossed(node, &crossing.rule, now);
                     }
+                    self.cross_alert(node, store, &crossing, now);
                     self.work.seen.push((node, Seen::Crossed(crossing)));
+                    Ok(())
                 })
             }
             (EntryKind::LIFECYCLE, false) => {

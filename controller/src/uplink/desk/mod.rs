@@ -11,6 +11,7 @@
 //! durable, nothing is answered, and the nodes send again. When frames cannot be
 //! stored, the same holds for the streams that carry frames, and only for them.
 
+mod alerts;
 mod breakers;
 mod deployments;
 mod entries;
@@ -22,6 +23,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{AlertCounts, HEARTBEAT_EVERY};
 pub use breakers::Transitions;
 pub use notices::Watch;
 pub use orders::{NotConnected, Recorded};
@@ -53,6 +55,7 @@ use crate::domain::rollout::event::Decision;
 use crate::domain::session::{Greeting, Kept, Load, NodeLink, Order, Position, Suspect, Terms};
 use crate::pki::CurrentTrust;
 use crate::uplink::board::{Board, CommandBoard, Presence};
+use crate::uplink::desk::alerts::AlertDesk;
 use crate::uplink::desk::breakers::{Guard, Seen};
 use crate::uplink::desk::deployments::Deployments;
 use crate::uplink::desk::notices::Notices;
@@ -175,6 +178,8 @@ pub struct DeskStats {
     pub receipts: u64,
     /// Moves of breakers that were recorded.
     pub breaker_transitions: Transitions,
+    /// Alerts.
+    pub alerts: AlertCounts,
     /// The code of the last failure, while it lasts.
     pub failing: Option<ErrorCode>,
 }
@@ -239,6 +244,7 @@ pub struct Desk<S> {
     service: Service,
     guard: Guard,
     notices: Notices,
+    alerts: AlertDesk,
     /// Closed commands by the order of their issue, for forgetting the oldest.
     closed: BTreeMap<u64, CommandId>,
     cursor: u64,
@@ -286,6 +292,7 @@ impl<S: FrameSink> Desk<S> {
             service: Service::default(),
             guard: Guard::default(),
             notices: Notices::new(now),
+            alerts: AlertDesk::default(),
             closed: BTreeMap::new(),
             counter,
             stale: false,
@@ -297,6 +304,7 @@ impl<S: FrameSink> Desk<S> {
         desk.load_deployments(now)?;
         desk.load_breakers();
         desk.load_notices()?;
+        desk.load_alerts()?;
         Ok(desk)
     }
 
@@ -380,6 +388,10 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
+        if self.alerts.is_lost() {
+            // Without it nothing is taken, below.
+            let _still_lost = self.load_alerts();
+        }
         if self.stale
             && self.load_commands(now).is_ok()
             && self.load_deployments(now).is_ok()
@@ -404,6 +416,7 @@ impl<S: FrameSink> Desk<S> {
             self.run_deployments(now);
             self.run_notices(now);
         }
+        self.look_at_alerts(now);
         self.store_frames(now);
         self.work.batch.kept = self
             .work
@@ -415,7 +428,12 @@ impl<S: FrameSink> Desk<S> {
             })
             .collect();
         let work = std::mem::take(&mut self.work);
-        match self.intake.commit(&work.batch) {
+        let committed = if self.alerts.is_lost() {
+            Err(IntakeError::Closed)
+        } else {
+            self.intake.commit(&work.batch)
+        };
+        match committed {
             Ok(()) => {
                 self.stats.failing = None;
                 self.publish(work, load, now)
@@ -453,8 +471,9 @@ impl<S: FrameSink> Desk<S> {
                 seat.link.close();
             }
         }
-        // Targets and the cursor as well; read again when the store is well.
+        // Targets, the cursor and alerts as well; read again when the store is well.
         self.stale = true;
+        self.alerts.lose();
         self.cursor = self.intake.cursor().unwrap_or(self.cursor);
     }
 
@@ -491,6 +510,7 @@ impl<S: FrameSink> Desk<S> {
         }
         self.show(work.before.into_keys(), now);
         let mut events = work.events;
+        self.count_alerts(&work.batch.alert_turns);
         events.extend(self.watch(work.seen, now));
         events.extend(
             work.batch
@@ -609,6 +629,7 @@ impl<S: FrameSink> Desk<S> {
                     });
                 }
                 self.order_trust(node, now);
+                self.greet_alerts(node, hello.store, now);
                 self.greet_policy(node, hello.policy_epoch, now);
                 self.carry_open_commands(node, now);
                 self.dispatch.online(node);

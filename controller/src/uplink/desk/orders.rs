@@ -174,6 +174,11 @@ impl<S: FrameSink> Desk<S> {
             Event::TokenCreated(_)
             | Event::TokenRevoked(_)
             | Event::DrainEnded(_)
+            // Alerts are judged by the fleet's state.
+            | Event::AlertRuleDefined(_)
+            | Event::AlertRuleRemoved(_)
+            | Event::SilenceCreated(_)
+            | Event::SilenceEnded(_)
             | Event::NodeCertified(_)
             // The set itself comes from the pki, once it is in force.
             | Event::TrustPublished(_)

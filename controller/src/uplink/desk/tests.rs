@@ -5,6 +5,7 @@
     reason = "a disk of a test that breaks its own rules may panic"
 )]
 
+mod alerts;
 mod breakers;
 mod deployments;
 mod notices;

@@ -3,7 +3,7 @@
 //! Owns how far each node's streams have arrived, the connect counters that were
 //! used, the state of every command's targets, receipts, latest states,
 //! lifecycle events, what each node is to have of each deployment and how its
-//! changes ended, notices, and entries that could not be decoded. Who belongs to the
+//! changes ended, alerts, notices, and entries that could not be decoded. Who belongs to the
 //! fleet and what was ordered is the journal's; samples are the series'.
 //!
 //! **Invariant:** one [`Batch`] is durable whole or not at all, and nothing is
@@ -14,6 +14,7 @@
 //! disk stops acknowledgements until there is space, and nothing else. A file
 //! that is damaged or from a newer version is refused and left as it is.
 
+mod alert;
 mod codec;
 mod deployment;
 mod notice;
@@ -33,10 +34,13 @@ use protocol::state::StateKey;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::watch;
 
+use crate::domain::alert::book::{Key as AlertKey, Turn};
+use crate::domain::alert::machine::Alert;
 use crate::domain::notice::Notice;
 use crate::domain::notice::delivery::Progress;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
+pub use alert::TURN_COUNT_MAX;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
 pub use notice::{NOTICE_COUNT_MAX, NOTICE_KEPT_MS};
 pub use open::{Medium, OpenBackend};
@@ -79,6 +83,11 @@ const ROLLOUT_WAITS: TableDefinition<'static, &'static [u8], u64> =
 const GENERATIONS: TableDefinition<'static, &'static [u8], u64> =
     TableDefinition::new("generations");
 const QUARANTINE: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("quarantine");
+/// Node, rule and label → the alert with its key.
+const ALERTS: Table = TableDefinition::new("alerts");
+/// A number → how an alert turned.
+const ALERT_TURNS: TableDefinition<'static, u64, &'static [u8]> =
+    TableDefinition::new("alert_turns");
 /// A notice's number → the notice.
 const NOTICES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("notices");
 /// A notice's key → what is raised under it.
@@ -202,6 +211,10 @@ pub struct Batch {
     pub rollout_waits: BTreeMap<RolloutId, Duration>,
     /// Rollouts that are not needed any more, with their targets and results.
     pub rollouts_forgotten: Vec<RolloutId>,
+    /// Alerts as they are; none takes the row away.
+    pub alerts: BTreeMap<AlertKey, Option<Alert>>,
+    /// How alerts turned, to be appended.
+    pub alert_turns: Vec<Turn>,
     /// Notices, in the order in which they are numbered. See [`Batch::raise`].
     pub notices: Vec<Notice>,
     /// Sinks that begin, by name, with their numbers: at the notices of this batch,
@@ -237,6 +250,8 @@ impl Batch {
             && self.rollout_targets.is_empty()
             && self.rollout_waits.is_empty()
             && self.rollouts_forgotten.is_empty()
+            && self.alerts.is_empty()
+            && self.alert_turns.is_empty()
             && self.notices.is_empty()
             && self.sinks_begun.is_empty()
             && self.sinks.is_empty()
@@ -544,6 +559,7 @@ fn write(database: &Database, batch: &Batch) -> Result<Option<u64>, redb::Error>
     }
     write_commands(&transaction, batch)?;
     deployment::write(&transaction, batch)?;
+    alert::write(&transaction, batch)?;
     let last = notice::write(&transaction, batch)?;
     {
         let mut table = transaction.open_table(STATES)?;

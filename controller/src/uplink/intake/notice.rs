@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::codec::{decode, encode};
 use super::{Batch, Intake, IntakeError, META, NOTICES, NOTICES_RAISED, SINKS};
 use crate::domain::notice::delivery::Progress;
-use crate::domain::notice::{Notice, NoticeState, Standing};
+use crate::domain::notice::{Notice, NoticeKind, NoticeState, Standing};
 
 /// Notices that are kept. At 2 KiB each they are at most 20 MB.
 pub const NOTICE_COUNT_MAX: u64 = 10_000;
@@ -26,6 +26,9 @@ const RAISED_COUNT_MAX: u64 = 16_384;
 
 /// The number of the last notice.
 const META_NOTICE: &str = "notice";
+
+/// The number of the last heartbeat: the only one that is kept.
+const META_HEARTBEAT: &str = "heartbeat";
 
 impl Batch {
     /// Adds a notice. It is written when it says something new
@@ -174,6 +177,12 @@ pub(super) fn write(
             continue;
         }
         seq += 1;
+        if notice.kind == NoticeKind::Heartbeat {
+            // One a minute would push what matters out of the table.
+            if let Some(before) = meta.insert(META_HEARTBEAT, seq)? {
+                notices.remove(before.value())?;
+            }
+        }
         let mut told = notice.clone();
         match (notice.state, standing) {
             (NoticeState::Raised, before) => {

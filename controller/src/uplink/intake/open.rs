@@ -7,9 +7,9 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
 use super::{
-    COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES, META, META_FORMAT,
-    NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS, ROLLOUT_WAITS,
-    ROLLOUTS, SINKS, STATES, TARGETS,
+    ALERT_TURNS, ALERTS, COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES,
+    META, META_FORMAT, NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS,
+    ROLLOUT_WAITS, ROLLOUTS, SINKS, STATES, TARGETS,
 };
 use crate::journal::medium::AnyBackend;
 
@@ -111,7 +111,7 @@ impl Medium {
         match found {
             Some(FORMAT) => Ok(database),
             // Format 1 is the same without the tables of deployments, format 2
-            // without those of notices.
+            // without those of notices and alerts.
             Some(1 | 2) => {
                 lay_out(&database).map_err(|error| self.fault(error))?;
                 Ok(database)
@@ -176,12 +176,14 @@ fn lay_out(database: &Database) -> Result<(), redb::Error> {
             RESULTS,
             ROLLOUTS,
             ROLLOUT_TARGETS,
+            ALERTS,
         ] {
             transaction.open_table(table)?;
         }
         transaction.open_table(ROLLOUT_WAITS)?;
         transaction.open_table(QUARANTINE)?;
         transaction.open_table(GENERATIONS)?;
+        transaction.open_table(ALERT_TURNS)?;
         transaction.open_table(NOTICES)?;
         transaction.open_table(NOTICES_RAISED)?;
         transaction.open_table(SINKS)?;
