@@ -20,8 +20,8 @@ fn controller(debian: &Debian) {
         "sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
                 s/^#names = .*/names = [\"127.0.0.1\"]/' /etc/flotilla/controller.toml
          systemctl start flotilla-controller
-         mkdir -p /root/.config/flotilla
-         cp /var/lib/flotilla/admin-profile.toml /root/.config/flotilla/profile.toml",
+         mkdir -p ~/.config/flotilla
+         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
     );
 }
 
@@ -196,11 +196,11 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
     );
     debian.install("old/flotilla-controller");
     debian.run(
-        "mkdir -p /root/.config/flotilla; cd /etc/flotilla
+        "mkdir -p ~/.config/flotilla; cd /etc/flotilla
          sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
                 s/^#names = .*/names = [\"127.0.0.1\"]/' controller.toml
          systemctl start flotilla-controller
-         cp /var/lib/flotilla/admin-profile.toml /root/.config/flotilla/profile.toml",
+         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
     );
     debian.install("old/flotilla-agent");
     debian.run(
@@ -229,7 +229,7 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
     assert_eq!(debian.property("flotilla-agent", "ActiveState"), "inactive");
     debian.run("test -e /var/lib/flotilla/journal.redb && test -e /etc/flotilla/agent.toml");
     debian.run(
-        "dpkg --purge flotilla-agent flotilla-controller 2>&1; rm -r /root/.config /packages/old",
+        "dpkg --purge flotilla-agent flotilla-controller 2>&1; rm -r ~/.config /packages/old",
     );
     let left: Vec<String> = files(&debian)
         .into_iter()
@@ -269,7 +269,7 @@ fn boot_units_are_as_closed_as_they_were() {
     if harness::servers::program("systemd-analyze").is_none() {
         return;
     }
-    for (unit, most) in [("flotilla-agent", 2.6), ("flotilla-controller", 1.5)] {
+    for (unit, most) in [("flotilla-agent", 2.4), ("flotilla-controller", 1.5)] {
         let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../systemd/{unit}.service"));
         let judged = std::process::Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--no-pager"])
