@@ -48,12 +48,12 @@ pub fn start_log(log: &Log, under_systemd: bool) -> Result<(), LogError> {
             .with_ansi(std::io::stderr().is_terminal())
     };
     let done = match log.format {
-        LogFormat::Auto if under_systemd => match tracing_journald::layer() {
+        LogFormat::Auto if under_systemd => match journal() {
             Ok(journal) => registry.with(journal).try_init(),
             Err(_) => registry.with(text()).try_init(),
         },
         LogFormat::Journald => {
-            let journal = tracing_journald::layer().map_err(LogError::Journal)?;
+            let journal = journal().map_err(LogError::Journal)?;
             registry.with(journal).try_init()
         }
         LogFormat::Auto | LogFormat::Text => registry.with(text()).try_init(),
@@ -62,4 +62,9 @@ pub fn start_log(log: &Log, under_systemd: bool) -> Result<(), LogError> {
             .try_init(),
     };
     done.map_err(LogError::Twice)
+}
+
+/// The journal, where a field `command` is `FLOTILLA_COMMAND`.
+fn journal() -> std::io::Result<tracing_journald::Layer> {
+    Ok(tracing_journald::layer()?.with_field_prefix(Some("FLOTILLA".to_owned())))
 }

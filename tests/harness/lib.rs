@@ -10,6 +10,7 @@ pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod controller;
+pub mod debian;
 pub mod disk;
 pub mod engine;
 pub mod machine;

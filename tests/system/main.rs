@@ -12,6 +12,8 @@ mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod boot;
+#[cfg(test)]
 mod broker;
 #[cfg(test)]
 mod certificate;

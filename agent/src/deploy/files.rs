@@ -88,9 +88,11 @@ impl Files {
             .mode(0o600)
             .open(&fresh)?;
         file.write_all(content)?;
+        // In this order: who has given a file away may not set its mode without a
+        // capability that the agent has no other use for.
+        file.set_permissions(Permissions::from_mode(copy.mode & MODE_MASK))?;
         let (user, group) = copy.owner;
         std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
-        file.set_permissions(Permissions::from_mode(copy.mode & MODE_MASK))?;
         file.sync_all()?;
         std::fs::rename(&fresh, self.path(deployment, copy))?;
         File::open(&folder)?.sync_all()

@@ -144,9 +144,16 @@ impl Outbound {
                     reach,
                 }))
         };
+        // A host without CA certificates is one that needs none until a server of
+        // the public internet is to be asked, which then is not trusted.
+        let secure = || client(Reach::Allowed).https_only(true);
+        let secure = secure().build().or_else(|error| {
+            tracing::warn!(%error, "no CA certificates: HTTPS servers are not trusted; install ca-certificates");
+            secure().tls_certs_only([]).build()
+        })?;
         Ok(Self {
-            secure: client(Reach::Allowed).https_only(true).build()?,
-            plain: client(Reach::Listed).build()?,
+            secure,
+            plain: client(Reach::Listed).tls_certs_only([]).build()?,
             allow: Arc::clone(&allow),
         })
     }

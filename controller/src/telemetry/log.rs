@@ -108,12 +108,12 @@ pub fn start(config: &LogConfig) -> Result<RecentLog, LogError> {
     // systemd sets this when standard error is connected to the journal.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let done = match config.format {
-        LogFormat::Auto if under_systemd => match tracing_journald::layer() {
+        LogFormat::Auto if under_systemd => match journald() {
             Ok(journald) => registry.with(journald).try_init(),
             Err(_) => registry.with(text_layer()).try_init(),
         },
         LogFormat::Journald => {
-            let journald = tracing_journald::layer().map_err(LogError::Journald)?;
+            let journald = journald().map_err(LogError::Journald)?;
             registry.with(journald).try_init()
         }
         LogFormat::Auto | LogFormat::Text => registry.with(text_layer()).try_init(),
@@ -127,6 +127,11 @@ pub fn start(config: &LogConfig) -> Result<RecentLog, LogError> {
     };
     done.map_err(LogError::Twice)?;
     Ok(recent)
+}
+
+/// The journal, where a field `command` is `FLOTILLA_COMMAND`.
+fn journald() -> std::io::Result<tracing_journald::Layer> {
+    Ok(tracing_journald::layer()?.with_field_prefix(Some("FLOTILLA".to_owned())))
 }
 
 fn text_layer<S>() -> impl Layer<S>

@@ -1,0 +1,287 @@
+//! The packages, installed on a Debian that systemd boots: the first start, what
+//! systemd does about a program that dies or hangs, reboots, upgrades, and what is
+//! left after a purge.
+
+use std::path::Path;
+use std::time::Duration;
+
+use harness::debian::Debian;
+use harness::wait;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// systemd waits this long for a sign of life in these tests.
+const HASTE: &str = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\nRestartSec=1s\n";
+
+/// Installs both packages and starts the controller, whose operator is root.
+fn controller(debian: &Debian) {
+    debian.install("flotilla-controller");
+    debian.run(
+        "sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
+                s/^#names = .*/names = [\"127.0.0.1\"]/' /etc/flotilla/controller.toml
+         systemctl start flotilla-controller
+         mkdir -p ~/.config/flotilla
+         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
+    );
+}
+
+fn agent(debian: &Debian) {
+    debian.install("flotilla-agent");
+    debian.run(
+        "flotilla token create --expires 1h -o json | grep -o 'flj1_[^\"]*' > /run/token
+         flotilla-agent join --token-file /run/token
+         systemctl start flotilla-agent",
+    );
+    wait_up(debian);
+}
+
+#[track_caller]
+fn wait_up(debian: &Debian) {
+    wait::until_true("the node is up", WITHIN, || {
+        let listed = debian.try_run("flotilla node list -o json");
+        String::from_utf8_lossy(&listed.stdout).contains("\"up\"")
+            && debian.property("flotilla-agent", "StatusText") == "link up"
+    });
+}
+
+/// Hurries systemd, for a unit.
+fn hasten(debian: &Debian, unit: &str) {
+    debian.run(&format!(
+        "mkdir -p /etc/systemd/system/{unit}.service.d
+         printf '{HASTE}' > /etc/systemd/system/{unit}.service.d/haste.conf
+         systemctl daemon-reload
+         systemctl restart {unit}"
+    ));
+}
+
+#[track_caller]
+fn wait_another(debian: &Debian, unit: &str, before: &str) {
+    wait::until_true("systemd has started it again", WITHIN, || {
+        debian.property(unit, "MainPID") != before
+            && debian.property(unit, "ActiveState") == "active"
+    });
+}
+
+#[test]
+fn boot_runs_both_services_through_death_hanging_and_a_reboot() {
+    let Some(mut debian) = Debian::boot() else {
+        return;
+    };
+    controller(&debian);
+    agent(&debian);
+
+    // A journal entry is found by the command that it is about.
+    let ran = debian.run("flotilla run node-1 -- uname -s");
+    assert_eq!(ran, "Linux");
+    let commands = debian.run("journalctl -u flotilla-agent -F FLOTILLA_COMMAND");
+    let command = commands.lines().next().expect("the run is in the journal");
+    let entries = debian.run(&format!(
+        "journalctl -q -u flotilla-agent FLOTILLA_COMMAND={command} -o cat"
+    ));
+    assert!(entries.contains("command ended"), "{entries}");
+    // The node's journal is read from afar.
+    let logs = debian.run("flotilla logs node-1 --unit flotilla-agent -n 50");
+    assert!(logs.contains("the link to the controller is up"), "{logs}");
+    // systemd does what the sandboxed agent asks of it, where the node allows that.
+    debian.run(
+        "sed -i 's/^#units = .*/units = [\"systemd-logind.service\"]/' /etc/flotilla/agent.toml
+         systemctl reload flotilla-agent; sleep 1",
+    );
+    let before = debian.property("systemd-logind", "MainPID");
+    debian.run("flotilla service restart systemd-logind node-1");
+    assert_ne!(before, debian.property("systemd-logind", "MainPID"));
+
+    for unit in ["flotilla-agent", "flotilla-controller"] {
+        hasten(&debian, unit);
+        for signal in ["KILL", "STOP"] {
+            let before = debian.property(unit, "MainPID");
+            debian.run(&format!("kill -{signal} {before}"));
+            wait_another(&debian, unit, &before);
+        }
+        let journal = debian.run(&format!("journalctl -q -u {unit} -o cat"));
+        assert!(journal.contains("Watchdog timeout"), "{journal}");
+    }
+    wait_up(&debian);
+
+    debian.reboot();
+    wait_up(&debian);
+    assert_eq!(debian.property("flotilla-agent", "NRestarts"), "0");
+    debian.run("flotilla audit export --to /run/trail && flotilla audit verify /run/trail");
+}
+
+/// What the programs do is what their units let them do: nothing in the sandbox is
+/// in the way of measuring.
+#[test]
+fn boot_measures_inside_the_sandbox_what_is_there_without_it() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    controller(&debian);
+    agent(&debian);
+    let doctor = debian.try_run("flotilla-agent doctor");
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains(" 0 failed"), "{doctor}");
+    let inside = series(&debian);
+    debian.run(
+        "systemctl stop flotilla-agent
+         systemd-run --unit=bare --property=Type=notify flotilla-agent run",
+    );
+    wait::until_true("it is up without a sandbox", WITHIN, || {
+        debian.property("bare", "StatusText") == "link up"
+    });
+    assert_eq!(inside, series(&debian));
+}
+
+/// The names of all series of the node, with their labels.
+fn series(debian: &Debian) -> Vec<String> {
+    debian.run("sleep 25");
+    let listed = debian.run("flotilla metrics node-1 -o json");
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let mut names: Vec<String> = listed["values"]
+        .as_array()
+        .expect("a list of values")
+        .iter()
+        .map(|one| format!("{} {}", one["series"], one["of"]))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn boot_shows_what_is_wrong_with_a_configuration_and_does_not_try_again() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    debian.install("flotilla-agent");
+    debian.install("flotilla-controller");
+    for (unit, file) in [
+        ("flotilla-agent", "agent"),
+        ("flotilla-controller", "controller"),
+    ] {
+        debian.run(&format!("echo 'coulour = 1' >> /etc/flotilla/{file}.toml"));
+        assert!(
+            !debian
+                .try_run(&format!("systemctl start {unit}"))
+                .status
+                .success()
+        );
+        let status = debian.try_run(&format!("systemctl status --no-pager -n 20 {unit}"));
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(
+            status.contains("coulour") && status.contains("78"),
+            "{status}"
+        );
+        // Longer than RestartSec.
+        debian.run("sleep 6");
+        assert_eq!(debian.property(unit, "ActiveState"), "failed");
+        assert_eq!(debian.property(unit, "NRestarts"), "0");
+    }
+}
+
+#[test]
+fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    let before = files(&debian);
+    // The same programs under an older number: there is no older release yet.
+    debian.run(
+        "cd /packages; mkdir old
+         for package in flotilla-*.deb; do
+           dpkg-deb -R $package tree
+           sed -i 's/^Version: .*/Version: 0.0.1-1/' tree/DEBIAN/control
+           dpkg-deb -Znone -b tree old/$(echo $package | sed 's/_[^_]*_/_0.0.1-1_/') >/dev/null
+           rm -r tree
+         done",
+    );
+    debian.install("old/flotilla-controller");
+    debian.run(
+        "mkdir -p ~/.config/flotilla; cd /etc/flotilla
+         sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
+                s/^#names = .*/names = [\"127.0.0.1\"]/' controller.toml
+         systemctl start flotilla-controller
+         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
+    );
+    debian.install("old/flotilla-agent");
+    debian.run(
+        "flotilla token create --expires 1h -o json | grep -o 'flj1_[^\"]*' > /run/token
+         flotilla-agent join --token-file /run/token
+         sed -i 's/^#interval = .*/interval = \"5s\"/' /etc/flotilla/agent.toml
+         systemctl start flotilla-agent",
+    );
+    wait_up(&debian);
+    let node = debian.run("flotilla node list -o json | grep '\"id\"'");
+    let running = |unit: &str| debian.property(unit, "MainPID");
+    let old = (running("flotilla-agent"), running("flotilla-controller"));
+
+    debian.install("flotilla-agent");
+    debian.install("flotilla-controller");
+    assert_ne!(old.0, running("flotilla-agent"));
+    assert_ne!(old.1, running("flotilla-controller"));
+    wait_up(&debian);
+    assert_eq!(
+        node,
+        debian.run("flotilla node list -o json | grep '\"id\"'")
+    );
+    debian.run("grep -qx 'interval = \"5s\"' /etc/flotilla/agent.toml");
+
+    debian.run("dpkg --remove flotilla-agent flotilla-controller 2>&1");
+    assert_eq!(debian.property("flotilla-agent", "ActiveState"), "inactive");
+    debian.run("test -e /var/lib/flotilla/journal.redb && test -e /etc/flotilla/agent.toml");
+    debian.run(
+        "dpkg --purge flotilla-agent flotilla-controller 2>&1; rm -r ~/.config /packages/old",
+    );
+    let left: Vec<String> = files(&debian)
+        .into_iter()
+        .filter(|file| !before.contains(file))
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
+    assert!(!debian.try_run("getent passwd flotilla").status.success());
+}
+
+/// Files and folders but for those that the package manager and systemd keep for
+/// themselves.
+fn files(debian: &Debian) -> Vec<String> {
+    let found = debian.run(
+        "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp \
+         -o -path /var/log -o -path /var/tmp -o -path /var/lib/systemd -o -path /var/cache \\) \
+         -prune -o -print",
+    );
+    let own = [
+        "/etc/.pwd.lock",
+        "/var/lib/dpkg/",
+        "/etc/passwd-",
+        "/etc/group-",
+        "/etc/shadow-",
+        "/etc/gshadow-",
+    ];
+    found
+        .lines()
+        .filter(|path| !own.iter().any(|start| path.starts_with(start)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The units as systemd judges them (0 is closed, 10 open), so that a relaxation is
+/// seen by whoever makes it.
+#[test]
+fn boot_units_are_as_closed_as_they_were() {
+    if harness::servers::program("systemd-analyze").is_none() {
+        return;
+    }
+    for (unit, most) in [("flotilla-agent", 2.4), ("flotilla-controller", 1.5)] {
+        let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../systemd/{unit}.service"));
+        let judged = std::process::Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(&unit)
+            .output()
+            .expect("it can be started");
+        let judged = String::from_utf8_lossy(&judged.stdout).into_owned();
+        let exposure: f64 = judged
+            .lines()
+            .find_map(|line| line.split_once("Overall exposure level for"))
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or_else(|| panic!("{judged}"));
+        assert!(exposure <= most, "{}: {exposure}\n{judged}", unit.display());
+    }
+}
