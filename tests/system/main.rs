@@ -10,6 +10,8 @@ mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod broker;
 #[cfg(test)]
 mod certificate;
