@@ -180,7 +180,7 @@ pub fn decide(
         Operation::RemoveArchive(asked) => Ok(deployment::content::drop_archive(asked)),
         Operation::PauseRollout(asked) => deployment::steer::pause(fleet, asked),
         Operation::ResumeRollout(asked) => deployment::steer::resume(fleet, asked, at),
-        Operation::ApproveRollout(asked) => deployment::steer::approve(fleet, caller, asked),
+        Operation::ApproveRollout(asked) => deployment::steer::approve(fleet, caller, asked, at),
         Operation::AbortRollout(asked) => deployment::steer::abort(fleet, asked),
         Operation::RecordRollout(asked) => deployment::steer::record(fleet, asked),
         Operation::DefineBreaker(asked) => breaker::define(fleet, asked, at),

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
-use protocol::breaker::machine::Transition;
 use protocol::breaker::rule::{BreakerRule, Confidence, Recovery, Trip};
 use protocol::policy::{Gated, LEASE_MS_DEFAULT};
-use protocol::time::UnixMillis;
 
 use super::rollout::caller_name;
 use super::view::breaker::{
@@ -185,7 +183,7 @@ fn view(fleet: &Fleet, known: &Known) -> BreakerView {
                 state: cell.moved.to.name().to_owned(),
                 since: cell.moved.at.into(),
                 reason: cell.moved.reason.to_string(),
-                tries_at: tries_at(&cell.moved).map(Into::into),
+                tries_at: cell.tries_at().map(Into::into),
                 probes: cell.probes.iter().copied().collect(),
             })
             .collect(),
@@ -203,11 +201,6 @@ fn view(fleet: &Fleet, known: &Known) -> BreakerView {
             })
             .collect(),
     }
-}
-
-fn tries_at(moved: &Transition) -> Option<UnixMillis> {
-    let waits = moved.to == BreakerState::Open && moved.wait_ms > 0;
-    waits.then(|| moved.at.after(Duration::from_millis(moved.wait_ms)))
 }
 
 impl Default for BreakerDefinition {

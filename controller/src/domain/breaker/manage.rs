@@ -7,8 +7,8 @@ use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Input, Order, Reason, Transition};
 use protocol::command::Action;
-use protocol::id::NodeId;
-use protocol::policy::{Attempt, Standing};
+use protocol::id::{DeploymentId, NodeId};
+use protocol::policy::{Attempt, Refusal, Standing};
 use protocol::selector::Selector;
 
 use crate::domain::access::caller::Caller;
@@ -18,10 +18,11 @@ use crate::domain::breaker::event::{
     PolicyPublished,
 };
 use crate::domain::breaker::{
-    BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
+    BREAKERS_COUNT_MAX, Cell, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
 };
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
+use crate::domain::fleet::node::Node;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::{Rejection, cut};
 
@@ -516,27 +517,81 @@ pub(crate) fn admit_command(
     nodes: &[NodeId],
     at: &Moment,
 ) -> Result<(), Rejection> {
-    let attempt = Attempt::Command(action.name());
-    let stops =
-        |known: &Known| known.definition.gated.stops(attempt) && known.open().next().is_some();
-    if !is_gated(action) || !fleet.breakers().iter().any(|known| stops(known)) {
+    if !is_gated(action) {
         return Ok(());
     }
-    let policy = fleet.breakers().policy(fleet.id());
+    let attempt = Attempt::Command(action.name());
+    let nodes = nodes.iter().filter_map(|id| fleet.node(*id));
+    admit(fleet, attempt, nodes.map(AsRef::as_ref), at, |_| false)
+}
+
+/// Refuses a change of a deployment that every one of these nodes would refuse. One
+/// that a breaker waits for, to try itself on, is let through: it is held until
+/// probes are named.
+pub(crate) fn admit_change<'a>(
+    fleet: &Fleet,
+    deployment: DeploymentId,
+    nodes: impl Iterator<Item = &'a Node>,
+    at: &Moment,
+) -> Result<(), Rejection> {
+    let attempt = Attempt::Deploy(deployment);
+    let waits = |cell: &Cell| cell.tries_at().is_some_and(|tries_at| tries_at <= at.now);
+    admit(fleet, attempt, nodes, at, waits)
+}
+
+/// Refuses what every one of these nodes would refuse. Breakers stand aside for
+/// groups that are in a state which `yields` says.
+fn admit<'a>(
+    fleet: &Fleet,
+    attempt: Attempt<'_>,
+    nodes: impl Iterator<Item = &'a Node>,
+    at: &Moment,
+    yields: impl Fn(&Cell) -> bool,
+) -> Result<(), Rejection> {
+    let stops = |known: &Known| {
+        known.definition.gated.stops(attempt) && known.open().any(|(_, cell)| !yields(cell))
+    };
+    if !fleet.breakers().iter().any(|known| stops(known)) {
+        return Ok(());
+    }
+    let mut policy = fleet.breakers().policy(fleet.id());
+    policy.gates = fleet.breakers().gates(|cell| !yields(cell));
     // Nodes that the controller reaches have just heard of it.
     let standing = Standing {
         now: at.now,
         heard_at: Some(at.now),
     };
     let mut first = None;
-    for node in nodes.iter().filter_map(|id| fleet.node(*id)) {
+    for node in nodes {
         match policy.admit(node.subject(), attempt, standing) {
             Ok(()) => return Ok(()),
             Err(refusal) => first = first.or(Some(refusal)),
         }
     }
     match first {
-        Some(refusal) => Err(Rejection::new(refusal.code(), refusal.to_string())),
+        Some(refusal) => {
+            let code = refusal.code();
+            let when = tries(fleet, &refusal);
+            Err(Rejection::new(code, format!("{refusal}; {when}")))
+        }
         None => Ok(()),
+    }
+}
+
+/// When a breaker that refuses will try again, for a person.
+fn tries(fleet: &Fleet, refusal: &Refusal) -> String {
+    let Refusal::Breaker { breaker, state, .. } = refusal else {
+        return "it passes once the controller is heard".to_owned();
+    };
+    let known = fleet.breakers().get(breaker);
+    let cells = known.into_iter().flat_map(|known| known.open());
+    let tries_at = cells
+        .filter(|(_, cell)| cell.moved.to.name() == *state)
+        .filter_map(|(_, cell)| cell.tries_at())
+        .max();
+    match tries_at {
+        Some(at) => format!("it tries again at {at}"),
+        None if *state == BreakerState::HalfOpen.name() => "its probes are trying".to_owned(),
+        None => "it stays so until someone resets it".to_owned(),
     }
 }

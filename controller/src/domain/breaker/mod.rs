@@ -18,6 +18,7 @@ pub mod watchman;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
@@ -128,6 +129,17 @@ impl Default for Breakers {
             override_last: 0,
             published: Published::default(),
         }
+    }
+}
+
+impl Cell {
+    /// When the breaker tries again by itself, once there is something to try on;
+    /// none where only a person or its probes move it.
+    #[must_use]
+    pub fn tries_at(&self) -> Option<UnixMillis> {
+        let waits = self.moved.to == BreakerState::Open && self.moved.wait_ms > 0;
+        let wait = Duration::from_millis(self.moved.wait_ms);
+        waits.then(|| self.moved.at.after(wait))
     }
 }
 
@@ -245,7 +257,7 @@ impl Breakers {
             epoch: self.published.epoch,
             issued_at: self.published.at,
             lease_ms: LEASE_MS_DEFAULT,
-            gates: self.gates(),
+            gates: self.gates(|_| true),
             overrides: self
                 .overrides
                 .values()
@@ -255,10 +267,12 @@ impl Breakers {
         }
     }
 
-    fn gates(&self) -> Vec<Gate> {
+    /// What the policy forbids for the groups that are not closed and meant.
+    pub(crate) fn gates(&self, meant: impl Fn(&Cell) -> bool) -> Vec<Gate> {
         self.known
             .values()
             .flat_map(|known| known.open().map(move |open| (known, open)))
+            .filter(|(_, (_, cell))| meant(cell))
             .filter_map(|(known, (group, cell))| {
                 Some(Gate {
                     breaker: known.definition.name.clone(),

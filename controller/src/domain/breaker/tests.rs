@@ -18,11 +18,17 @@ use super::manage::{
 };
 use super::{BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, OVERRIDES_COUNT_MAX};
 use crate::domain::access::caller::Caller;
+use crate::domain::deployment::apply::RollBackDeployment;
+use crate::domain::deployment::steer::{ApproveRollout, PauseRollout, ResumeRollout};
 use crate::domain::event::Event;
 use crate::domain::fleet::trust::RaiseIncarnation;
-use crate::domain::given::story::{self, by_site, told};
-use crate::domain::given::{FLEET, HOUR, World, node_id, order, run};
+use crate::domain::given::story::{self, by_site, started, told};
+use crate::domain::given::{
+    FLEET, HOUR, World, apply, decide_next, finished, how, node_id, order, run,
+};
 use crate::domain::operation::Operation;
+use crate::domain::rollout::event::Outcome;
+use crate::domain::rollout::params::{Approve, Params, SelfApproval};
 
 fn define(definition: Definition) -> Operation {
     Operation::DefineBreaker(DefineBreaker {
@@ -471,6 +477,124 @@ fn a_command_that_every_node_would_refuse_is_refused_at_once() {
     world.done(admin, issue("site=lyon", stop));
     world.done(admin, pass("site", "site=lyon"));
     world.done(admin, issue("site=lyon", run()));
+}
+
+/// An apply as an administrator, of a name that there is not yet.
+fn applying(name: &str, on: &str) -> Operation {
+    Operation::ApplyDeployment(apply(name, 0, on, "nginx:1"))
+}
+
+/// Why the request is refused, in words.
+fn why(world: &mut World, operation: Operation) -> String {
+    let refusal = world.ask(world.admin, operation).unwrap_err();
+    assert_eq!(refusal.code().text(), "breaker.open");
+    refusal.to_string()
+}
+
+#[test]
+fn a_change_that_every_node_would_refuse_is_refused_at_once_with_when_it_tries_again() {
+    let mut world = sites();
+    let admin = world.admin;
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Trip));
+    let tripped = world.fleet.breakers().get("site").unwrap();
+    let tries_at = tripped.open().next().unwrap().1.tries_at().unwrap();
+    let said = why(&mut world, applying("web", "site=lyon"));
+    for part in [
+        "breaker site is open",
+        "it smells",
+        &format!("tries again at {tries_at}"),
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let command = Operation::IssueCommand(order("site=lyon", run()));
+    assert!(why(&mut world, command).contains("tries again at"));
+    // Some nodes would take it; an override lets the others pass.
+    world.done(admin, applying("some", "*"));
+    world.done(admin, pass("site", "site=lyon"));
+    world.done(admin, applying("web", "site=lyon"));
+
+    // One that only a person closes says so, whatever time it is.
+    world.done(admin, by_hand("site", Some("paris"), Hand::Isolate));
+    world.now = world.now.after(HOUR * 48);
+    let said = why(&mut world, applying("shop", "site=paris"));
+    assert!(said.contains("until someone resets it"), "{said}");
+}
+
+#[test]
+fn a_breaker_whose_cool_down_has_passed_waits_for_a_change_to_try() {
+    let mut world = sites();
+    let admin = world.admin;
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Trip));
+    why(&mut world, applying("web", "site=lyon"));
+    world.now = world.now.after(HOUR);
+    world.done(admin, applying("web", "site=lyon"));
+    // Half-open it has its probes, and others wait again.
+    let lyon = Group::Label("lyon".to_owned());
+    let half = moves(&world, "site", &lyon, &[Input::Tick]).remove(0);
+    assert_eq!(half.to, BreakerState::HalfOpen);
+    world.done(
+        Caller::System,
+        recorded(lyon.clone(), half.clone(), &[node_id(9)]),
+    );
+    let said = why(&mut world, applying("shop", "site=lyon"));
+    assert!(said.contains("its probes are trying"), "{said}");
+    let command = Operation::IssueCommand(order("site=lyon", run()));
+    why(&mut world, command);
+}
+
+#[test]
+fn a_rollout_that_every_node_would_refuse_is_neither_resumed_nor_approved() {
+    let mut world = sites();
+    let admin = world.admin;
+    let mut asked = apply("web", 0, "site=lyon", "nginx:1");
+    asked.how.params.waves[0].approve = Approve::Human;
+    asked.how.params.self_approval = SelfApproval::Allowed;
+    let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+    let pause = PauseRollout {
+        rollout,
+        reason: "a look".to_owned(),
+    };
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Isolate));
+    let approve = || {
+        Operation::ApproveRollout(ApproveRollout {
+            rollout,
+            wave: None,
+        })
+    };
+    let resume = || Operation::ResumeRollout(ResumeRollout { rollout });
+    why(&mut world, approve());
+    world.done(admin, Operation::PauseRollout(pause));
+    why(&mut world, resume());
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Reset));
+    world.done(admin, resume());
+    world.done(admin, approve());
+}
+
+#[test]
+fn a_rollback_passes_every_breaker() {
+    let mut world = sites();
+    let admin = world.admin;
+    for (base, image) in [(0, "nginx:1"), (1, "nginx:2")] {
+        let asked = apply("web", base, "*", image);
+        let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+        let end = decide_next(&world.fleet, rollout, |step| {
+            finished(rollout, step, Outcome::Completed)
+        });
+        world.done(Caller::System, end);
+    }
+    world.done(admin, by_hand("site", None, Hand::Isolate));
+    let deployment = world.fleet.deployments().named("web").unwrap().id;
+    let back = |to| {
+        Operation::RollBackDeployment(RollBackDeployment {
+            deployment,
+            base: 2,
+            to,
+            how: how(Params::default()),
+        })
+    };
+    let again = Operation::ApplyDeployment(apply("web", 2, "*", "nginx:3"));
+    why(&mut world, again);
+    world.done(admin, back(Some(1)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Given a rollout, when this happens, then that. The stories that users fear are
 //! in `tests/scenarios`; here are the rules one by one, and the properties.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -535,7 +535,8 @@ fn breakers_hold_or_halt_what_moves_forward_and_let_rollbacks_pass() {
     let trip = |action| Input::BreakerTripped {
         breaker: "fleet".to_owned(),
         action,
-        at: START,
+        at: START.after(Duration::from_millis(1)),
+        passing: BTreeSet::new(),
     };
     let slow = || Params {
         waves: vec![Wave::default()],

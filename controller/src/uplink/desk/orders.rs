@@ -148,6 +148,7 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::BreakerDefined(_) | Event::BreakerRemoved(_) => self.load_breakers(),
             Event::BreakerMoved(event) => self.breaker_moved(event),
+            Event::BreakerOverridden(_) | Event::OverrideEnded(_) => self.tell_breakers(),
             Event::PolicyPublished(_) => self.publish_policy(),
             Event::IncarnationRaised(event) => {
                 self.work.answers.push(Answer::Announce(Announce {
@@ -179,8 +180,6 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
-            | Event::BreakerOverridden(_)
-            | Event::OverrideEnded(_)
             | Event::DenialsCounted(_) => {}
         }
     }

@@ -310,6 +310,8 @@ impl<S: FrameSink> Desk<S> {
 
     /// Looks anew at whether a node takes part in the rollouts of a deployment.
     pub(super) fn relook(&mut self, node: NodeId, now: UnixMillis) {
+        // Its labels say which breakers it passes.
+        self.tell_breakers();
         let deployments: BTreeSet<DeploymentId> = self
             .deployments
             .running

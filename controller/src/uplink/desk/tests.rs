@@ -7,6 +7,7 @@
 
 mod breakers;
 mod deployments;
+mod signals;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

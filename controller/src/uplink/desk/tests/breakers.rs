@@ -17,7 +17,7 @@ use crate::domain::operation::Operation;
 
 const FAILED: Outcome = Outcome::Failed { exit: Some(1) };
 
-fn ask(world: &mut World, operation: &Operation) {
+pub(super) fn ask(world: &mut World, operation: &Operation) {
     let at = Moment::new(world.now, [1; 32]);
     let decided = decide(&world.fleet, &Caller::System, operation, &at);
     if let Ok(decided) = decided {
@@ -28,7 +28,7 @@ fn ask(world: &mut World, operation: &Operation) {
 }
 
 /// The engine records what the desk asks for.
-fn engine(world: &mut World) {
+pub(super) fn engine(world: &mut World) {
     for event in std::mem::take(&mut world.events) {
         let operation = match event {
             DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
@@ -66,7 +66,7 @@ fn programs() -> Definition {
     definition
 }
 
-fn define(world: &mut World, definition: Definition) {
+pub(super) fn define(world: &mut World, definition: Definition) {
     let definition = Box::new(definition);
     ask(
         world,
@@ -74,7 +74,7 @@ fn define(world: &mut World, definition: Definition) {
     );
 }
 
-fn trip(world: &mut World, to: Hand) {
+pub(super) fn trip(world: &mut World, to: Hand) {
     let asked = MoveBreaker {
         breaker: "fleet".to_owned(),
         group: None,
@@ -84,14 +84,14 @@ fn trip(world: &mut World, to: Hand) {
     ask(world, &Operation::MoveBreaker(asked));
 }
 
-fn run() -> Action {
+pub(super) fn run() -> Action {
     Action::Run {
         argv: vec!["true".to_owned()],
     }
 }
 
 /// Gives a node a command, which ends like that.
-fn command(world: &mut World, node: &mut Node, number: u8, outcome: Outcome) {
+pub(super) fn command(world: &mut World, node: &mut Node, number: u8, outcome: Outcome) {
     let id = world.issue(number, run(), &[node.id]);
     world.wait(1);
     let seq = node.last[Stream::Control.index()] + 1;
@@ -109,7 +109,7 @@ fn state(world: &World, breaker: &str) -> BreakerState {
 }
 
 /// The policies that went to all, as a node would read them.
-fn published(world: &World) -> Vec<Policy> {
+pub(super) fn published(world: &World) -> Vec<Policy> {
     world
         .heard
         .iter()

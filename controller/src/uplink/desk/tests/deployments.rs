@@ -19,26 +19,26 @@ use crate::domain::rollout::params::{Approve, CommitMode, OnHalt, OnInconclusive
 use crate::domain::rollout::plan::{Candidate, Plan};
 use crate::uplink::intake::StoredWant;
 
-const WEB: DeploymentId = DeploymentId::from_bytes([0xde; 10]);
+pub(super) const WEB: DeploymentId = DeploymentId::from_bytes([0xde; 10]);
 
 /// A node that keeps what a real one keeps of its orders.
-struct Host {
-    node: Node,
+pub(super) struct Host {
+    pub(super) node: Node,
     /// What it is to run, by deployment; none is nothing.
-    level: BTreeMap<DeploymentId, Option<u32>>,
+    pub(super) level: BTreeMap<DeploymentId, Option<u32>>,
     /// Every order that it took, in the order in which they came.
-    orders: Vec<Desired>,
+    pub(super) orders: Vec<Desired>,
     seq: u64,
     seen: u64,
     /// Whether changes to this revision fail on it.
     fails: Option<u32>,
-    away: bool,
+    pub(super) away: bool,
 }
 
 /// Nodes, and the engine around the desk.
-struct Fleetlet {
-    world: World,
-    hosts: Vec<Host>,
+pub(super) struct Fleetlet {
+    pub(super) world: World,
+    pub(super) hosts: Vec<Host>,
 }
 
 fn spec(tag: u32) -> Spec {
@@ -56,7 +56,7 @@ fn spec(tag: u32) -> Spec {
 }
 
 /// Waves without a soak, so that tests take seconds of played time.
-fn quick() -> Params {
+pub(super) fn quick() -> Params {
     let mut params = Params::default();
     for wave in &mut params.waves {
         wave.soak_ms = 2_000;
@@ -65,7 +65,7 @@ fn quick() -> Params {
 }
 
 impl Fleetlet {
-    fn new(count: u8) -> Self {
+    pub(super) fn new(count: u8) -> Self {
         let mut world = World::new();
         let hosts = (1..=count).map(|number| Host {
             node: world.join(number),
@@ -83,7 +83,7 @@ impl Fleetlet {
         Self { world, hosts }
     }
 
-    fn apply(&mut self, revision: u32, selector: &str, params: Params) -> RolloutId {
+    pub(super) fn apply(&mut self, revision: u32, selector: &str, params: Params) -> RolloutId {
         let selector: Selector = selector.parse().unwrap();
         let rollout = RolloutId::from_bytes([u8::try_from(revision).unwrap(); 10]);
         self.world
@@ -126,7 +126,7 @@ impl Fleetlet {
     }
 
     /// Lets time pass: nodes obey, the engine records.
-    fn play(&mut self, seconds: u64) {
+    pub(super) fn play(&mut self, seconds: u64) {
         for second in 0..seconds {
             self.world.wait(1);
             self.record_decisions();
@@ -203,14 +203,14 @@ impl Fleetlet {
     }
 
     /// The revision that each node is to run.
-    fn levels(&self) -> Vec<Option<u32>> {
+    pub(super) fn levels(&self) -> Vec<Option<u32>> {
         self.hosts
             .iter()
             .map(|host| host.level.get(&WEB).copied().flatten())
             .collect()
     }
 
-    fn end_of(&self, rollout: RolloutId) -> Option<End> {
+    pub(super) fn end_of(&self, rollout: RolloutId) -> Option<End> {
         let known = self.world.fleet.rollouts().get(rollout)?;
         known.course.finished.as_ref().map(|end| end.outcome)
     }
