@@ -565,9 +565,10 @@ impl Machine {
                 }
                 DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
                 DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
-                DeskEvent::PolicyAhead { epoch, .. } => {
-                    Operation::RaisePolicy(RaisePolicy { above: epoch })
-                }
+                DeskEvent::PolicyAhead { epoch, .. } => Operation::RaisePolicy(RaisePolicy {
+                    above: epoch,
+                    signer: self.key.public().id(),
+                }),
                 DeskEvent::Lost { entries, .. } => {
                     self.lost += entries;
                     continue;

@@ -185,6 +185,7 @@ pub fn decide(
         Operation::RecordRollout(asked) => deployment::steer::record(fleet, asked),
         Operation::DefineBreaker(asked) => breaker::define(fleet, asked, at),
         Operation::RemoveBreaker(asked) => breaker::remove(fleet, asked, at),
+        Operation::SetLease(asked) => breaker::set_lease(fleet, asked, at),
         Operation::MoveBreaker(asked) => breaker::by_hand(fleet, caller, asked, at),
         Operation::RecordBreaker(asked) => breaker::record(fleet, asked, at),
         Operation::OverrideBreaker(asked) => breaker::give(fleet, caller, asked, at),

@@ -10,7 +10,7 @@ use crate::domain::access::manage::{
 use crate::domain::access::permission::Permission;
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
-    RemoveBreaker, overridden,
+    RemoveBreaker, SetLease, overridden,
 };
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, IssueCommand, resolve};
 use crate::domain::deployment::apply::{
@@ -76,6 +76,7 @@ pub enum Operation {
     RemoveArchive(RemoveArchive),
     DefineBreaker(DefineBreaker),
     RemoveBreaker(RemoveBreaker),
+    SetLease(SetLease),
     MoveBreaker(MoveBreaker),
     RecordBreaker(RecordBreaker),
     OverrideBreaker(OverrideBreaker),
@@ -150,6 +151,7 @@ impl Operation {
             Self::RemoveArchive(_) => "archive.remove",
             Self::DefineBreaker(_) => "breaker.define",
             Self::RemoveBreaker(_) => "breaker.remove",
+            Self::SetLease(_) => "policy.set_lease",
             Self::MoveBreaker(asked) => asked.to.operation(),
             Self::RecordBreaker(_) => "breaker.record",
             Self::OverrideBreaker(_) => "breaker.override",
@@ -244,7 +246,9 @@ impl Operation {
             Self::RemoveContent(_) => whole("secret", "remove"),
             Self::PushArchive(_) => whole("image", "push"),
             Self::RemoveArchive(_) => whole("image", "remove"),
-            Self::DefineBreaker(_) | Self::RemoveBreaker(_) => whole("breaker", "manage"),
+            Self::DefineBreaker(_) | Self::RemoveBreaker(_) | Self::SetLease(_) => {
+                whole("breaker", "manage")
+            }
             Self::MoveBreaker(asked) => whole("breaker", asked.to.permission()),
             Self::OverrideBreaker(asked) => Authority::Permission(
                 Permission::of("breaker", "override"),

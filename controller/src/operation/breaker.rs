@@ -6,11 +6,11 @@ use std::time::Duration;
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::rule::{BreakerRule, Confidence, Recovery, Trip};
-use protocol::policy::{Gated, LEASE_MS_DEFAULT};
+use protocol::policy::Gated;
 
 use super::rollout::caller_name;
 use super::view::breaker::{
-    BreakerDefinition, BreakerGroup, BreakerList, BreakerMove, BreakerView, MoveBreaker,
+    BreakerDefinition, BreakerGroup, BreakerList, BreakerMove, BreakerView, LeaseView, MoveBreaker,
     OverrideBreaker, OverrideView,
 };
 use super::{Operations, Who, find_selector};
@@ -54,7 +54,7 @@ impl Operations {
                 .collect(),
             policy_epoch: published.epoch,
             published_at: (published.epoch > 0).then(|| published.at.into()),
-            lease_s: LEASE_MS_DEFAULT / 1000,
+            lease_s: breakers.lease().as_secs(),
         })
     }
 
@@ -95,6 +95,28 @@ impl Operations {
         let operation = Operation::RemoveBreaker(manage::RemoveBreaker { breaker });
         self.submit(who, operation).await?;
         before
+    }
+
+    /// For how long nodes go on without a word from the controller.
+    ///
+    /// # Errors
+    /// When it is denied.
+    pub fn show_lease(&self, who: &Who) -> Result<LeaseView, Failure> {
+        let fleet = self.engine.fleet();
+        self.may(who, &fleet, ("breaker", "read"), &[])?;
+        let lease_s = fleet.breakers().lease().as_secs();
+        Ok(LeaseView { lease_s })
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// When it is denied, or out of bounds.
+    pub async fn set_lease(&self, who: &Who, asked: LeaseView) -> Result<LeaseView, Failure> {
+        let lease = Duration::from_secs(asked.lease_s);
+        let operation = Operation::SetLease(manage::SetLease { lease });
+        self.submit(who, operation).await?;
+        Ok(asked)
     }
 
     /// Moves a breaker by hand.

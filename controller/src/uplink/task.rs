@@ -147,7 +147,8 @@ enum Finding {
     Forget(ForgetDeployment),
     Move(RecordBreaker),
     EndOverride(EndOverride),
-    RaisePolicy(RaisePolicy),
+    /// The policy's epoch must be above this one.
+    PolicyAbove(u64),
 }
 
 /// One step of the desk.
@@ -212,6 +213,7 @@ pub fn open<S: FrameSink + 'static>(
         findings,
         officer: Officer {
             engine: parts.engine,
+            signing: parts.pki.signing(),
             found,
         },
         announced: false,
@@ -399,7 +401,7 @@ impl<S: FrameSink + 'static> Floor<S> {
             }
             DeskEvent::PolicyAhead { node, epoch } => {
                 tracing::warn!(%node, epoch, "a node holds a policy that is not known here");
-                self.find(Finding::RaisePolicy(RaisePolicy { above: epoch }));
+                self.find(Finding::PolicyAbove(epoch));
             }
             DeskEvent::Lost { node, entries } => tracing::warn!(
                 %node,
@@ -492,16 +494,25 @@ fn follow<S: FrameSink>(
 /// Submits what the desk concluded.
 struct Officer {
     engine: Engine,
+    signing: watch::Receiver<Arc<SigningKey>>,
     found: mpsc::Receiver<Finding>,
 }
 
 impl Officer {
     async fn work(mut self) {
-        // A fleet has a policy from the start: without one nodes have no lease.
-        let first = Finding::RaisePolicy(RaisePolicy { above: 0 });
-        self.submit(first).await;
-        while let Some(finding) = self.found.recv().await {
-            self.submit(finding).await;
+        // A fleet has a policy from the start: without one nodes have no lease. And
+        // it is signed by the key that is in use, whenever that came to be.
+        self.signing.mark_changed();
+        loop {
+            tokio::select! {
+                Ok(()) = self.signing.changed() => {
+                    self.submit(Finding::PolicyAbove(0)).await;
+                }
+                found = self.found.recv() => match found {
+                    Some(finding) => self.submit(finding).await,
+                    None => return,
+                },
+            }
         }
     }
 
@@ -558,9 +569,11 @@ impl Officer {
                 .overrides()
                 .any(|(number, _)| number == end.number)
                 .then_some(Operation::EndOverride(end)),
-            Finding::RaisePolicy(raise) => {
-                let held = fleet.breakers().published().epoch;
-                (held == 0 || held < raise.above).then_some(Operation::RaisePolicy(raise))
+            Finding::PolicyAbove(above) => {
+                let signer = self.signing.borrow().public().id();
+                let raise = RaisePolicy { above, signer };
+                let published = fleet.breakers().published();
+                (!raise.is_done(published)).then_some(Operation::RaisePolicy(raise))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Defining, moving and overriding breakers, and numbering the policy.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use protocol::ErrorCode;
@@ -8,17 +9,19 @@ use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Input, Order, Reason, Transition};
 use protocol::command::Action;
 use protocol::id::{DeploymentId, NodeId};
+use protocol::key::KeyId;
 use protocol::policy::{Attempt, Refusal, Standing};
 use protocol::selector::Selector;
 
 use crate::domain::access::caller::Caller;
 use crate::domain::breaker::definition::{Definition, Group, is_gated};
 use crate::domain::breaker::event::{
-    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnd, OverrideEnded,
-    PolicyPublished,
+    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, LeaseSet, OverrideEnd,
+    OverrideEnded, PolicyPublished,
 };
 use crate::domain::breaker::{
-    BREAKERS_COUNT_MAX, Cell, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
+    BREAKERS_COUNT_MAX, Cell, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, Published,
+    REASON_BYTES_MAX,
 };
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
@@ -28,6 +31,11 @@ use crate::domain::rejection::{Rejection, cut};
 
 /// The longest override. Who needs more gives it again, and is asked why again.
 pub const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What a lease can be. A shorter one would stop the fleet whenever the controller
+/// is updated; a longer one would say nothing to a node that is cut off for good.
+pub const LEASE: RangeInclusive<Duration> =
+    Duration::from_secs(10 * 60)..=Duration::from_secs(30 * 24 * 3600);
 
 /// How far a node's word can raise the epoch at once. A controller that was
 /// restored lacks thousands of changes at most; a node that speaks of more is
@@ -51,6 +59,13 @@ pub struct DefineBreaker {
 pub struct RemoveBreaker {
     /// Its name.
     pub breaker: String,
+}
+
+/// Change for how long nodes go on without a word from the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetLease {
+    /// How long.
+    pub lease: Duration,
 }
 
 /// Move a breaker by hand.
@@ -111,12 +126,24 @@ pub struct EndOverride {
     pub number: u64,
 }
 
-/// Give the policy a number above one that a node was seen to hold; the first
-/// number when none was given yet.
+/// Give the policy a number above one that a node was seen to hold, or because
+/// another key signs it from here on; the first number when none was given yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaisePolicy {
     /// The epoch that was seen; 0 when none was.
     pub above: u64,
+    /// The key that signs.
+    pub signer: KeyId,
+}
+
+impl RaisePolicy {
+    /// Whether the policy that was published last is what is asked for.
+    #[must_use]
+    pub fn is_done(&self, published: Published) -> bool {
+        published.epoch > 0
+            && self.above <= published.epoch
+            && published.signer == Some(self.signer)
+    }
 }
 
 impl Hand {
@@ -202,6 +229,30 @@ fn still_open(known: &Known) -> Result<(), Rejection> {
             ),
         )),
     }
+}
+
+pub(crate) fn set_lease(
+    fleet: &Fleet,
+    asked: &SetLease,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    if !LEASE.contains(&asked.lease) {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            format!(
+                "a lease lasts from {} s to {} s, not {} s",
+                LEASE.start().as_secs(),
+                LEASE.end().as_secs(),
+                asked.lease.as_secs()
+            ),
+        ));
+    }
+    let lease_s = asked.lease.as_secs();
+    if fleet.breakers().lease().as_secs() == lease_s {
+        return Ok(Vec::new());
+    }
+    let set = Event::LeaseSet(LeaseSet { lease_s });
+    Ok(published(fleet, vec![set], at))
 }
 
 pub(crate) fn by_hand(
@@ -446,10 +497,11 @@ pub(crate) fn end(
 }
 
 pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Rejection> {
-    let held = fleet.breakers().published().epoch;
-    if held > 0 && asked.above <= held {
+    let published = fleet.breakers().published();
+    if asked.is_done(published) {
         return Ok(Vec::new());
     }
+    let held = published.epoch;
     if asked.above.saturating_sub(held) > EPOCH_LEAP_MAX {
         return Err(Rejection::new(
             ErrorCode::PolicyInvalid,
@@ -459,7 +511,8 @@ pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Re
             ),
         ));
     }
-    Ok(vec![numbered(fleet, asked.above.max(held) + 1)])
+    let epoch = asked.above.max(held) + 1;
+    Ok(vec![numbered(fleet, epoch, Some(asked.signer))])
 }
 
 /// What belongs to a rise of the incarnation: this controller may have been
@@ -467,15 +520,17 @@ pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Re
 pub(crate) fn leap(fleet: &Fleet, mut events: Vec<Event>) -> Vec<Event> {
     let held = fleet.breakers().published().epoch;
     if held > 0 {
-        events.push(numbered(fleet, held.saturating_add(EPOCH_LEAP)));
+        let signer = fleet.breakers().published().signer;
+        events.push(numbered(fleet, held.saturating_add(EPOCH_LEAP), signer));
     }
     events
 }
 
-fn numbered(fleet: &Fleet, epoch: u64) -> Event {
+fn numbered(fleet: &Fleet, epoch: u64, signer: Option<KeyId>) -> Event {
     Event::PolicyPublished(PolicyPublished {
         epoch,
         digest: fleet.breakers().digest(),
+        signer,
     })
 }
 
@@ -491,6 +546,7 @@ fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> Vec<Event> {
         events.push(Event::PolicyPublished(PolicyPublished {
             epoch: held.epoch.saturating_add(1),
             digest,
+            signer: held.signer,
         }));
     }
     events

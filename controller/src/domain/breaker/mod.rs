@@ -24,6 +24,7 @@ use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Breaker, Transition};
 use protocol::id::{FleetId, NodeId};
+use protocol::key::KeyId;
 use protocol::message;
 use protocol::policy::{Gate, LEASE_MS_DEFAULT, Override, Policy};
 use protocol::time::UnixMillis;
@@ -64,6 +65,7 @@ pub struct Breakers {
     overrides: BTreeMap<u64, Granted>,
     override_last: u64,
     published: Published,
+    lease_ms: u64,
 }
 
 /// A breaker and where it stands.
@@ -117,6 +119,8 @@ pub struct Published {
     pub at: UnixMillis,
     /// The digest of what it says.
     pub digest: Option<Digest>,
+    /// The key that signs it; none where that was not recorded.
+    pub signer: Option<KeyId>,
 }
 
 impl Default for Breakers {
@@ -128,6 +132,7 @@ impl Default for Breakers {
             overrides: BTreeMap::new(),
             override_last: 0,
             published: Published::default(),
+            lease_ms: LEASE_MS_DEFAULT,
         }
     }
 }
@@ -228,6 +233,12 @@ impl Breakers {
         self.published
     }
 
+    /// How long nodes go on without a word from the controller.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
     /// A breaker by name.
     ///
     /// # Errors
@@ -256,7 +267,7 @@ impl Breakers {
             fleet,
             epoch: self.published.epoch,
             issued_at: self.published.at,
-            lease_ms: LEASE_MS_DEFAULT,
+            lease_ms: self.lease_ms,
             gates: self.gates(|_| true),
             overrides: self
                 .overrides
@@ -315,6 +326,8 @@ impl Breakers {
             self.known.remove(&event.breaker);
             self.overrides
                 .retain(|_, granted| granted.pass.breaker != event.breaker);
+        } else if let Event::LeaseSet(event) = event {
+            self.lease_ms = event.lease_s.saturating_mul(1000);
         } else if let Event::BreakerMoved(event) = event {
             if let Some(known) = self.known.get_mut(&event.breaker) {
                 Arc::make_mut(known).moved(by, event);
@@ -339,6 +352,7 @@ impl Breakers {
                 epoch: event.epoch,
                 at,
                 digest: Some(event.digest),
+                signer: event.signer,
             };
         }
     }

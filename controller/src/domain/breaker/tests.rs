@@ -2,6 +2,7 @@
 //! are told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use protocol::breaker::BreakerState;
@@ -9,12 +10,13 @@ use protocol::breaker::machine::{Input, Reason, Transition};
 use protocol::command::{Action, ServiceVerb};
 use protocol::deployment::limit::NAME_BYTES_MAX;
 use protocol::id::{DeploymentId, NodeId};
-use protocol::policy::{Attempt, Policy, Scope, Standing};
+use protocol::key::KeyId;
+use protocol::policy::{Attempt, LEASE_MS_DEFAULT, Policy, Scope, Standing};
 
 use super::definition::{Definition, Group, PROBES_MAX, Signal, Span};
 use super::manage::{
     DefineBreaker, EPOCH_LEAP_MAX, EndOverride, Hand, MoveBreaker, OverrideBreaker, RaisePolicy,
-    RecordBreaker, RemoveBreaker,
+    RecordBreaker, RemoveBreaker, SetLease,
 };
 use super::{BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, OVERRIDES_COUNT_MAX};
 use crate::domain::access::caller::Caller;
@@ -598,17 +600,45 @@ fn a_rollback_passes_every_breaker() {
 }
 
 #[test]
+fn a_lease_is_set_within_bounds_by_who_may_and_told_to_nodes() {
+    let mut world = sites();
+    let admin = world.admin;
+    let set = |lease| Operation::SetLease(SetLease { lease });
+    assert_eq!(policy(&world).lease_ms, LEASE_MS_DEFAULT);
+    let operator = world.person("ann", "operator", None);
+    assert_eq!(world.refused(operator, set(HOUR)), "access.denied");
+    for lease in [Duration::ZERO, HOUR / 7, HOUR * 24 * 31] {
+        assert_eq!(world.refused(admin, set(lease)), "breaker.invalid");
+    }
+    let before = epoch(&world);
+    let events = world.done(admin, set(HOUR));
+    assert_eq!(names(&events), ["policy.lease_set", "policy.published"]);
+    assert_eq!(policy(&world).lease_ms, 3_600_000);
+    assert_eq!(epoch(&world), before + 1);
+    assert_eq!(world.done(admin, set(HOUR)), []);
+}
+
+#[test]
 fn a_number_that_a_node_holds_is_overtaken_and_a_wild_one_is_not_believed() {
     let mut world = World::new();
     let system = Caller::System;
-    let raise = |above| Operation::RaisePolicy(RaisePolicy { above });
+    let raise_by = |above, key| {
+        let signer = KeyId([key; 8]);
+        Operation::RaisePolicy(RaisePolicy { above, signer })
+    };
+    let raise = |above| raise_by(above, 1);
     world.done(system, raise(0));
     assert_eq!(epoch(&world), 1);
     assert_eq!(names(&world.done(system, raise(0))), [""; 0]);
     world.done(system, raise(41));
     assert_eq!(epoch(&world), 42);
     assert_eq!(names(&world.done(system, raise(42))), [""; 0]);
-    let wild = raise(43 + EPOCH_LEAP_MAX);
+    // What another key signs is another policy, once.
+    world.done(system, raise_by(0, 2));
+    assert_eq!(epoch(&world), 43);
+    assert_eq!(names(&world.done(system, raise_by(0, 2))), [""; 0]);
+    world.done(system, raise(0));
+    let wild = raise(45 + EPOCH_LEAP_MAX);
     assert_eq!(world.refused(system, wild), "policy.invalid");
     assert_eq!(world.refused(system, raise(u64::MAX)), "policy.invalid");
     let restored = RaiseIncarnation {

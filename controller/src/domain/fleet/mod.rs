@@ -248,6 +248,7 @@ impl Fleet {
             | Event::BreakerRemoved(_)
             | Event::BreakerMoved(_)
             | Event::BreakerOverridden(_)
+            | Event::LeaseSet(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
             // What these say is in the audit trail, and nowhere else. A recovery

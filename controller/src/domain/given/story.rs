@@ -9,7 +9,7 @@ use protocol::breaker::machine::{Input, Reason, Transition};
 use protocol::command::Action;
 use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
-use protocol::key::PublicKey;
+use protocol::key::{KeyId, PublicKey};
 use protocol::time::UnixMillis;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected
 use crate::domain::breaker::definition::{Definition, Group, Signal, Span};
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, Hand, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
-    RemoveBreaker,
+    RemoveBreaker, SetLease,
 };
 use crate::domain::command::Counts;
 use crate::domain::command::issue::{CancelCommand, ConcludeCommand, EmptyAim};
@@ -435,7 +435,10 @@ fn breaking(world: &World, a: u8, b: u8) -> (Caller, Operation) {
             let above = u64::from(a);
             (
                 Caller::System,
-                Operation::RaisePolicy(RaisePolicy { above }),
+                Operation::RaisePolicy(RaisePolicy {
+                    above,
+                    signer: KeyId([8; 8]),
+                }),
             )
         }
         _ => {
@@ -524,6 +527,8 @@ fn guarding(world: &mut World) {
     let number = number.expect("it was given");
     world.done(admin, Operation::EndOverride(EndOverride { number }));
     world.done(admin, Operation::RemoveBreaker(RemoveBreaker { breaker }));
+    let lease = HOUR;
+    world.done(admin, Operation::SetLease(SetLease { lease }));
 }
 
 fn halted(rollout: RolloutId, step: u32) -> Decision {

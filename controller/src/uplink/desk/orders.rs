@@ -180,6 +180,7 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
+            | Event::LeaseSet(_)
             | Event::DenialsCounted(_) => {}
         }
     }

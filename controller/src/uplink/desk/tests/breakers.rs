@@ -33,9 +33,10 @@ pub(super) fn engine(world: &mut World) {
         let operation = match event {
             DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
             DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
-            DeskEvent::PolicyAhead { epoch, .. } => {
-                Operation::RaisePolicy(RaisePolicy { above: epoch })
-            }
+            DeskEvent::PolicyAhead { epoch, .. } => Operation::RaisePolicy(RaisePolicy {
+                above: epoch,
+                signer: controller_key().public().id(),
+            }),
             other @ (DeskEvent::Suspected { .. }
             | DeskEvent::Behind { .. }
             | DeskEvent::Concluded { .. }
@@ -194,6 +195,26 @@ fn a_node_that_comes_back_behind_gets_the_policy_with_its_welcome() {
     let hello = node.hello(world.now);
     world.deliver(vec![hello]);
     assert_eq!(given(&mut world, &node), [1]);
+}
+
+#[test]
+fn a_policy_that_another_key_signs_is_a_new_one_to_everyone() {
+    let mut world = World::new();
+    let mut node = world.join(1);
+    world.connect(&mut node);
+    trip(&mut world, Hand::Trip);
+    beat(&mut world, &mut node, 0);
+    assert_eq!(given(&mut world, &node), [1]);
+    let next = Arc::new(SigningKey::from_seed(&[98; 32]).unwrap());
+    world.heard.clear();
+    world.desk.set_key(Arc::clone(&next));
+    world.controller = next.public();
+    let signer = next.public().id();
+    let raise = RaisePolicy { above: 0, signer };
+    ask(&mut world, &Operation::RaisePolicy(raise));
+    assert_eq!(published(&world).pop().unwrap().epoch, 2);
+    beat(&mut world, &mut node, 1);
+    assert_eq!(given(&mut world, &node), [2]);
 }
 
 #[test]
