@@ -62,6 +62,16 @@ struct MoveLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabels {
     name: &'static str,
 }
@@ -79,6 +89,13 @@ pub struct Gauges {
     pub breakers_open: u64,
     /// Breakers' moves by state left and entered, since the start.
     pub breaker_transitions: Vec<(&'static str, &'static str, u64)>,
+    /// Rollouts that have not ended, by state.
+    pub rollouts: Vec<(&'static str, u64)>,
+    /// Targets of rollouts that have not ended, by state.
+    pub rollout_targets: Vec<(&'static str, u64)>,
+    /// Rollouts that ended since the start: how, how many, and the seconds that they
+    /// took together.
+    pub rollouts_ended: Vec<(&'static str, u64, u64)>,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
     /// What other parts count by error code, of which there is a fixed number.
@@ -166,6 +183,10 @@ pub struct Metrics {
     journal: Gauge,
     breakers_open: Gauge,
     breaker_transitions: Family<MoveLabels, Counter>,
+    rollouts: Family<StateLabels, Gauge>,
+    rollout_targets: Family<StateLabels, Gauge>,
+    rollouts_ended: Family<OutcomeLabels, Counter>,
+    rollout_durations: Family<OutcomeLabels, Counter>,
     healthy: Family<NameLabels, Gauge>,
 }
 
@@ -193,6 +214,10 @@ impl Metrics {
             journal: Gauge::default(),
             breakers_open: Gauge::default(),
             breaker_transitions: Family::default(),
+            rollouts: Family::default(),
+            rollout_targets: Family::default(),
+            rollouts_ended: Family::default(),
+            rollout_durations: Family::default(),
             healthy: Family::default(),
         };
         metrics.register();
@@ -242,6 +267,27 @@ impl Metrics {
             "breaker_transitions",
             "Moves of breakers by the state left and the state entered",
             self.breaker_transitions.clone(),
+        );
+        registry.register(
+            "rollouts",
+            "Rollouts that have not ended, by state",
+            self.rollouts.clone(),
+        );
+        registry.register(
+            "rollout_targets",
+            "Targets of rollouts that have not ended, by state",
+            self.rollout_targets.clone(),
+        );
+        registry.register(
+            "rollouts_ended",
+            "Rollouts that ended since the start, by how",
+            self.rollouts_ended.clone(),
+        );
+        registry.register_with_unit(
+            "rollout_duration",
+            "What ended rollouts took together, by how they ended",
+            Unit::Seconds,
+            self.rollout_durations.clone(),
         );
         registry.register(
             "health",
@@ -301,7 +347,19 @@ impl Metrics {
             let moves = self
                 .breaker_transitions
                 .get_or_create(&MoveLabels { from, to });
-            moves.inc_by(count.saturating_sub(moves.get()));
+            raise(&moves, *count);
+        }
+        for (state, count) in &gauges.rollouts {
+            set(&self.rollouts.get_or_create(&StateLabels { state }), *count);
+        }
+        for (state, count) in &gauges.rollout_targets {
+            let targets = self.rollout_targets.get_or_create(&StateLabels { state });
+            set(&targets, *count);
+        }
+        for (outcome, count, seconds) in &gauges.rollouts_ended {
+            let labels = OutcomeLabels { outcome };
+            raise(&self.rollouts_ended.get_or_create(&labels), *count);
+            raise(&self.rollout_durations.get_or_create(&labels), *seconds);
         }
         for (name, well) in &gauges.healthy {
             set(
@@ -321,6 +379,11 @@ impl Metrics {
         text.push_str(END);
         Ok(text)
     }
+}
+
+/// Raises a counter to what another part has counted.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 fn set(gauge: &Gauge, value: u64) {
@@ -343,6 +406,9 @@ mod tests {
             journal_sequence: 77,
             breakers_open: 1,
             breaker_transitions: vec![("closed", "open", 4)],
+            rollouts: vec![("running", 2)],
+            rollout_targets: vec![("pending", 7)],
+            rollouts_ended: vec![("completed", 3, 90)],
             healthy: vec![("journal", true), ("broker", false)],
             coded: vec![CodedMetric {
                 name: "uplink_refused",
@@ -367,6 +433,10 @@ mod tests {
             "fleet_journal_sequence 77",
             "fleet_breaker_open 1",
             "fleet_breaker_transitions_total{from=\"closed\",to=\"open\"} 4",
+            "fleet_rollouts{state=\"running\"} 2",
+            "fleet_rollout_targets{state=\"pending\"} 7",
+            "fleet_rollouts_ended_total{outcome=\"completed\"} 3",
+            "fleet_rollout_duration_seconds_total{outcome=\"completed\"} 90",
             "fleet_health{name=\"broker\"} 0",
             "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
             "fleet_frames_stored_total 9",

@@ -167,7 +167,12 @@ impl Rollout {
         if wanted && now < wait_over {
             return Stand::Awaiting { until: wait_over };
         }
-        if wanted && !last && self.course.params.on_inconclusive == OnInconclusive::Pause {
+        // Nothing was changed in it, so it says nothing against a revision that an
+        // earlier wave has proved; its nodes get it when they are back.
+        let proven = begun.of(TargetState::Healthy) + begun.of(TargetState::Succeeded) > 0;
+        let passed_over = absent == of && proven;
+        let pauses = self.course.params.on_inconclusive == OnInconclusive::Pause;
+        if wanted && !last && pauses && !passed_over {
             return Stand::Inconclusive(PauseReason::Inconclusive {
                 wave,
                 absent,
