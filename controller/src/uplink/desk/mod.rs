@@ -16,6 +16,7 @@ mod deployments;
 mod entries;
 mod orders;
 mod receive;
+mod removals;
 mod rollouts;
 #[cfg(test)]
 mod tests;
@@ -165,6 +166,8 @@ pub struct DeskStats {
     pub receipts: u64,
     /// Moves of breakers that were recorded.
     pub breaker_transitions: Transitions,
+    /// Rollouts that ended, by how, and the time that they took together.
+    pub rollouts_ended: BTreeMap<&'static str, (u64, Duration)>,
     /// The code of the last failure, while it lasts.
     pub failing: Option<ErrorCode>,
 }

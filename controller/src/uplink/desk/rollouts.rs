@@ -33,26 +33,6 @@ use crate::uplink::sink::FrameSink;
 /// A rollout is stepped at least this often, whatever it says that it waits for.
 const TICK_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// Every state of a target, in the order in which it is gone through.
-const STATES: [TargetState; TargetState::COUNT] = [
-    TargetState::Pending,
-    TargetState::Held,
-    TargetState::Delayed,
-    TargetState::Sent,
-    TargetState::Working,
-    TargetState::Healthy,
-    TargetState::Committing,
-    TargetState::Succeeded,
-    TargetState::Recalling,
-    TargetState::Reverting,
-    TargetState::Recalled,
-    TargetState::Reverted,
-    TargetState::Failed,
-    TargetState::Refused,
-    TargetState::Silent,
-    TargetState::Skipped,
-];
-
 /// A rollout that is carried out.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -196,7 +176,17 @@ impl<S: FrameSink> Desk<S> {
         let row = running.row.clone();
         self.work.batch.rollouts.insert(id, row.clone());
         if finished {
+            self.count_end(&row);
             self.ended(id, &row, now);
+        }
+    }
+
+    fn count_end(&mut self, row: &StoredRollout) {
+        if let Some(end) = &row.course.finished {
+            let ended = self.stats.rollouts_ended.entry(end.outcome.name());
+            let (count, took) = ended.or_default();
+            *count += 1;
+            *took += end.at.since(row.course.started_at);
         }
     }
 
@@ -305,7 +295,9 @@ impl<S: FrameSink> Desk<S> {
             }
             stays
         });
-        self.review(deployment);
+        if self.fleet.deployments().get(deployment).is_some() {
+            self.begin_removal(deployment);
+        }
     }
 
     /// Looks anew at whether a node takes part in the rollouts of a deployment.
@@ -552,7 +544,7 @@ fn status(machine: &Rollout, now: UnixMillis) -> RolloutStatus {
     let waves = (0..course.wave_count)
         .map(|wave| {
             let tally = machine.tally().wave(wave);
-            STATES
+            TargetState::ALL
                 .into_iter()
                 .map(|state| (state.name(), tally.of(state)))
                 .filter(|(_, count)| *count > 0)

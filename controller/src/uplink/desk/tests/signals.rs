@@ -326,6 +326,31 @@ fn resume(fleet: &mut Fleetlet, rollout: protocol::id::RolloutId) {
 }
 
 #[test]
+fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
+    let mut fleet = Fleetlet::new(4);
+    let definition = Definition {
+        rollouts: OnTrip::Hold,
+        ..Definition::fleet()
+    };
+    define(&mut fleet.world, definition);
+    trip(&mut fleet.world, Hand::Trip);
+    let rollout = fleet.apply(1, "*", quick());
+    play(&mut fleet, 30);
+    assert_eq!(fleet.levels(), [None; 4]);
+    let status = fleet.world.desk.board().rollout(rollout).unwrap();
+    assert_eq!(status.breakers, ["fleet"]);
+    // Its cool-down passes: the nodes that the rollout wants next may try.
+    play(&mut fleet, 1200);
+    let known = fleet.world.fleet.breakers().get("fleet").unwrap();
+    let canary = known.log.iter().find(|it| !it.probes.is_empty()).unwrap();
+    let mut hosts = fleet.hosts.iter();
+    let first = hosts.find(|host| canary.probes.contains(&host.node.id));
+    assert_eq!(first.unwrap().level.get(&WEB), Some(&Some(1)));
+    assert_eq!(known.state(&Group::Fleet), BreakerState::Closed);
+    assert_eq!(fleet.end_of(rollout), Some(End::Completed));
+}
+
+#[test]
 fn a_rollout_that_was_halted_and_resumed_closes_the_breaker_by_its_probes() {
     let mut fleet = Fleetlet::new(8);
     let rollout = fleet.apply(1, "*", quick());
