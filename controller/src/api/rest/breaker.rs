@@ -83,10 +83,7 @@ async fn trip(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Trip, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Trip, given).await
 }
 
 /// Opens a breaker until someone resets it.
@@ -99,10 +96,7 @@ async fn isolate(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Isolate, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Isolate, given).await
 }
 
 /// Closes a breaker.
@@ -115,10 +109,17 @@ async fn reset(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Reset, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Reset, given).await
+}
+
+async fn by_hand(
+    face: &Face,
+    who: &Who,
+    breaker: String,
+    to: Hand,
+    asked: MoveBreaker,
+) -> Answer<BreakerView> {
+    json(face.operations.move_breaker(who, breaker, to, asked).await)
 }
 
 /// Lets some nodes pass a breaker for a while: break-glass.
