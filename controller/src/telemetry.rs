@@ -72,6 +72,11 @@ struct StateLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabels {
     name: &'static str,
 }
@@ -93,6 +98,13 @@ pub struct Gauges {
     pub alerts_firing: Vec<(&'static str, u64)>,
     /// Turns of alerts by the state entered, since the start.
     pub alert_turns: Vec<(&'static str, u64)>,
+    /// Rollouts that have not ended, by state.
+    pub rollouts: Vec<(&'static str, u64)>,
+    /// Targets of rollouts that have not ended, by state.
+    pub rollout_targets: Vec<(&'static str, u64)>,
+    /// Rollouts that ended since the start: how, how many, and the seconds that they
+    /// took together.
+    pub rollouts_ended: Vec<(&'static str, u64, u64)>,
     /// Whether each thing that readiness depends on is well.
     pub healthy: Vec<(&'static str, bool)>,
     /// What other parts count by error code, of which there is a fixed number.
@@ -221,6 +233,10 @@ pub struct Metrics {
     breaker_transitions: Family<MoveLabels, Counter>,
     alerts_firing: Family<SeverityLabels, Gauge>,
     alert_turns: Family<StateLabels, Counter>,
+    rollouts: Family<StateLabels, Gauge>,
+    rollout_targets: Family<StateLabels, Gauge>,
+    rollouts_ended: Family<OutcomeLabels, Counter>,
+    rollout_durations: Family<OutcomeLabels, Counter>,
     healthy: Family<NameLabels, Gauge>,
 }
 
@@ -250,6 +266,10 @@ impl Metrics {
             breaker_transitions: Family::default(),
             alerts_firing: Family::default(),
             alert_turns: Family::default(),
+            rollouts: Family::default(),
+            rollout_targets: Family::default(),
+            rollouts_ended: Family::default(),
+            rollout_durations: Family::default(),
             healthy: Family::default(),
         };
         metrics.register();
@@ -311,6 +331,27 @@ impl Metrics {
             self.alert_turns.clone(),
         );
         registry.register(
+            "rollouts",
+            "Rollouts that have not ended, by state",
+            self.rollouts.clone(),
+        );
+        registry.register(
+            "rollout_targets",
+            "Targets of rollouts that have not ended, by state",
+            self.rollout_targets.clone(),
+        );
+        registry.register(
+            "rollouts_ended",
+            "Rollouts that ended since the start, by how",
+            self.rollouts_ended.clone(),
+        );
+        registry.register_with_unit(
+            "rollout_duration",
+            "What ended rollouts took together, by how they ended",
+            Unit::Seconds,
+            self.rollout_durations.clone(),
+        );
+        registry.register(
             "health",
             "1 where a thing that readiness depends on is well",
             self.healthy.clone(),
@@ -368,7 +409,19 @@ impl Metrics {
             let moves = self
                 .breaker_transitions
                 .get_or_create(&MoveLabels { from, to });
-            moves.inc_by(count.saturating_sub(moves.get()));
+            raise(&moves, *count);
+        }
+        for (state, count) in &gauges.rollouts {
+            set(&self.rollouts.get_or_create(&StateLabels { state }), *count);
+        }
+        for (state, count) in &gauges.rollout_targets {
+            let targets = self.rollout_targets.get_or_create(&StateLabels { state });
+            set(&targets, *count);
+        }
+        for (outcome, count, seconds) in &gauges.rollouts_ended {
+            let labels = OutcomeLabels { outcome };
+            raise(&self.rollouts_ended.get_or_create(&labels), *count);
+            raise(&self.rollout_durations.get_or_create(&labels), *seconds);
         }
         for (severity, count) in &gauges.alerts_firing {
             let labels = SeverityLabels { severity };
@@ -401,6 +454,11 @@ impl Metrics {
     }
 }
 
+/// Raises a counter to what another part has counted.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
 fn set(gauge: &Gauge, value: u64) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
@@ -423,6 +481,9 @@ mod tests {
             breaker_transitions: vec![("closed", "open", 4)],
             alerts_firing: vec![("critical", 2)],
             alert_turns: vec![("firing", 5)],
+            rollouts: vec![("running", 2)],
+            rollout_targets: vec![("pending", 7)],
+            rollouts_ended: vec![("completed", 3, 90)],
             healthy: vec![("journal", true), ("broker", false)],
             coded: vec![CodedMetric {
                 name: "uplink_refused",
@@ -455,6 +516,10 @@ mod tests {
             "fleet_breaker_transitions_total{from=\"closed\",to=\"open\"} 4",
             "fleet_alerts_firing{severity=\"critical\"} 2",
             "fleet_alert_turns_total{state=\"firing\"} 5",
+            "fleet_rollouts{state=\"running\"} 2",
+            "fleet_rollout_targets{state=\"pending\"} 7",
+            "fleet_rollouts_ended_total{outcome=\"completed\"} 3",
+            "fleet_rollout_duration_seconds_total{outcome=\"completed\"} 90",
             "fleet_health{name=\"broker\"} 0",
             "fleet_uplink_refused_total{code=\"envelope.replayed\"} 4",
             "fleet_sink_delivered_total{sink=\"chat\"} 5",

@@ -20,6 +20,7 @@
 //! approve by bob            opens the next gate; ann asked for the rollout
 //! pause / resume / abort keep|revert
 //! trip halt|hold / reset    a breaker
+//! half_open n1 n2           it lets these pass
 //! quiet                     decisions only from here on
 //! show                      how many stand where
 //! ```
@@ -33,10 +34,11 @@ mod world;
 
 /// The scripts that must be there, so that none is lost unseen.
 #[cfg(test)]
-const STORIES: [&str; 13] = [
+const STORIES: [&str; 14] = [
     "approval_by_another",
     "barrier_commit",
     "breaker_trips",
+    "breaker_tries_again",
     "budget_by_site",
     "canary_fails",
     "good_revision_with_background_failures",

@@ -79,8 +79,12 @@ fn act(world: &mut World, words: &[&str], nodes: &BTreeMap<u16, Labels>) {
         ["resume"] => world.resume(),
         ["abort", "keep"] => world.abort(AfterAbort::Keep),
         ["abort", "revert"] => world.abort(AfterAbort::Revert),
-        ["trip", "halt"] => world.trip(BreakerAction::Halt),
-        ["trip", "hold"] => world.trip(BreakerAction::Hold),
+        ["trip", "halt"] => world.trip(BreakerAction::Halt, &[]),
+        ["trip", "hold"] => world.trip(BreakerAction::Hold, &[]),
+        ["half_open", nodes @ ..] => {
+            let probes: Vec<u16> = numbers(nodes).collect();
+            world.trip(BreakerAction::Hold, &probes);
+        }
         ["reset"] => world.reset(),
         other => panic!("{other:?} is nothing that can happen"),
     }

@@ -193,13 +193,16 @@ impl World {
         self.step(Input::Left(node_id(number)));
     }
 
-    pub(crate) fn trip(&mut self, action: BreakerAction) {
+    /// A breaker is not closed; these nodes pass in spite of it.
+    pub(crate) fn trip(&mut self, action: BreakerAction, passing: &[u16]) {
         let at = self.now;
         let breaker = BREAKER.to_owned();
+        let passing = passing.iter().map(|number| node_id(*number)).collect();
         self.step(Input::BreakerTripped {
             breaker,
             action,
             at,
+            passing,
         });
     }
 

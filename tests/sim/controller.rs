@@ -578,9 +578,10 @@ impl Machine {
                 DeskEvent::DrainOver(end) => Operation::EndDrain(end),
                 DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
                 DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
-                DeskEvent::PolicyAhead { epoch, .. } => {
-                    Operation::RaisePolicy(RaisePolicy { above: epoch })
-                }
+                DeskEvent::PolicyAhead { epoch, .. } => Operation::RaisePolicy(RaisePolicy {
+                    above: epoch,
+                    signer: self.key.public().id(),
+                }),
                 DeskEvent::Lost { entries, .. } => {
                     self.lost += entries;
                     continue;

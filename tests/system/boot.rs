@@ -228,9 +228,8 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
     debian.run("dpkg --remove flotilla-agent flotilla-controller 2>&1");
     assert_eq!(debian.property("flotilla-agent", "ActiveState"), "inactive");
     debian.run("test -e /var/lib/flotilla/journal.redb && test -e /etc/flotilla/agent.toml");
-    debian.run(
-        "dpkg --purge flotilla-agent flotilla-controller 2>&1; rm -r ~/.config /packages/old",
-    );
+    debian
+        .run("dpkg --purge flotilla-agent flotilla-controller 2>&1; rm -r ~/.config /packages/old");
     let left: Vec<String> = files(&debian)
         .into_iter()
         .filter(|file| !before.contains(file))

@@ -14,6 +14,8 @@ mod audit;
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod broker;
 #[cfg(test)]
 mod certificate;

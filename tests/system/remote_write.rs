@@ -63,6 +63,7 @@ fn a_real_prometheus_takes_every_series_under_its_name() {
             url: prometheus.write_url(),
             bearer_token_file: None,
             ca_file: None,
+            allow: vec!["127.0.0.0/8".parse().unwrap()],
         }),
         tags: Arc::new(|_| {
             let site = ("site".to_owned(), "lyon".to_owned());

@@ -87,6 +87,8 @@ fn who_is_there_follows_both_rotations_and_who_was_away_comes_back() {
     let early_ca = controller.scratch().join("early-ca.pem");
     fs::copy(controller.ca_file(), &early_ca).unwrap();
 
+    let epoch = || cli.json(&["breaker", "list"])["policy_epoch"].as_u64();
+    let first_epoch = epoch();
     let before = trust(&cli);
     let first_key = only(&before, "keys", "in_use", "public_key");
     let first_ca = only(&before, "authorities", "in_use", "fingerprint");
@@ -114,6 +116,11 @@ fn who_is_there_follows_both_rotations_and_who_was_away_comes_back() {
         first_ca
     );
     obeys(&cli, "steady");
+    // The policy is signed by the next key, and so is a new one to every node.
+    wait::until_true("the node holds the policy", TAKEOVER_LIMIT, || {
+        let held = steady.status()["trust"]["policy_epoch"].as_u64();
+        epoch() > first_epoch && held == epoch()
+    });
     // Who pinned the first CA is led to the next: a token, and an operator's copy.
     let _late = Agent::new("late").joined(&early_token);
     let health = client(&early_ca)

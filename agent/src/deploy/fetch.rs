@@ -96,6 +96,45 @@ fn stalled(after: Duration) -> FetchError {
     FetchError::Unreachable(format!("no byte came for {} s", after.as_secs()))
 }
 
+/// Content on its way, of which no part may let itself be waited for too long.
+struct Arriving<'a, C> {
+    content: &'a Content,
+    chunks: C,
+    stall: Duration,
+}
+
+impl<'a, C: Chunks> Arriving<'a, C> {
+    async fn open<F: Fetcher<Chunks = C>>(
+        fetcher: &F,
+        content: &'a Content,
+        offset: u64,
+        stall: Duration,
+    ) -> Result<Self, StepError> {
+        let opening = fetcher.open(content, offset);
+        let chunks = in_time(opening, content, stall).await?;
+        Ok(Self {
+            content,
+            chunks,
+            stall,
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, StepError> {
+        in_time(self.chunks.next(), self.content, self.stall).await
+    }
+}
+
+async fn in_time<T>(
+    arriving: impl Future<Output = Result<T, FetchError>>,
+    content: &Content,
+    stall: Duration,
+) -> Result<T, StepError> {
+    let arrived = tokio::time::timeout(stall, arriving).await;
+    arrived
+        .unwrap_or_else(|_| Err(stalled(stall)))
+        .map_err(|error| error.step(content))
+}
+
 /// Fetches a config or secret.
 ///
 /// # Errors
@@ -106,22 +145,13 @@ pub async fn file(
     stall: Duration,
 ) -> Result<Vec<u8>, StepError> {
     let content = Content::File(wanted.digest.clone());
-    let failed = |error: FetchError| error.step(&content);
-    let mut chunks = tokio::time::timeout(stall, fetcher.open(&content, 0))
-        .await
-        .map_err(|_| failed(stalled(stall)))?
-        .map_err(failed)?;
+    let mut arriving = Arriving::open(fetcher, &content, 0, stall).await?;
     let sha256 = match wanted.kind {
         FileKind::Config => Some(wanted.digest.clone()),
-        FileKind::Secret => chunks.sha256(),
+        FileKind::Secret => arriving.chunks.sha256(),
     };
     let mut body = Vec::new();
-    loop {
-        let chunk = tokio::time::timeout(stall, chunks.next())
-            .await
-            .map_err(|_| failed(stalled(stall)))?
-            .map_err(failed)?;
-        let Some(chunk) = chunk else { break };
+    while let Some(chunk) = arriving.next().await? {
         body.extend_from_slice(&chunk);
         if body.len() > FILE_BYTES_MAX {
             break;
@@ -157,7 +187,6 @@ pub async fn archive(
     note: Note<'_>,
 ) -> Result<(), StepError> {
     let content = Content::Archive(digest.to_owned());
-    let failed = |error: FetchError| error.step(&content);
     if let Some(folder) = path.parent() {
         make_private(folder).map_err(|error| not_written(&error))?;
     }
@@ -169,16 +198,8 @@ pub async fn archive(
         .open(path)
         .await
         .map_err(|error| not_written(&error))?;
-    let mut chunks = tokio::time::timeout(stall, fetcher.open(&content, offset))
-        .await
-        .map_err(|_| failed(stalled(stall)))?
-        .map_err(failed)?;
-    loop {
-        let chunk = tokio::time::timeout(stall, chunks.next())
-            .await
-            .map_err(|_| failed(stalled(stall)))?
-            .map_err(failed)?;
-        let Some(chunk) = chunk else { break };
+    let mut arriving = Arriving::open(fetcher, &content, offset, stall).await?;
+    while let Some(chunk) = arriving.next().await? {
         hash.update(&chunk);
         offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         if offset > ARCHIVE_BYTES_MAX {

@@ -4,6 +4,7 @@ use std::io::{BufReader, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use comfy_table::Table;
 use futures_util::StreamExt as _;
 use protocol::key::PublicKey;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use crate::cli::Session;
 use crate::cli::args::{Audit, Format};
 use crate::cli::failure::CliFailure;
-use crate::cli::print::{Printer, Tone};
+use crate::cli::print::{Printer, Tone, fit};
 use crate::exit::Exit;
 use crate::operation::view::Stamp;
 use crate::operation::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
@@ -19,6 +20,16 @@ use crate::serve::signal::Signals;
 
 /// How often new records are asked for while following.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// The width of a table where there is no terminal.
+const WIDTH_DEFAULT: usize = 160;
+
+/// Columns of a table of records without their details: sequence, time, caller and
+/// kind, each as wide as it usually is.
+const COLUMNS_WIDTH: usize = 66;
+
+/// Details are never narrower than this; a narrow terminal wraps them.
+const DETAILS_WIDTH_MIN: usize = 20;
 
 pub(super) async fn run(session: &mut Session, command: Audit) -> Result<Exit, CliFailure> {
     match command {
@@ -66,7 +77,14 @@ fn line(record: &RecordView) -> String {
     )
 }
 
+/// What of a table's width is for details: the columns before them are narrow.
+fn details_width() -> usize {
+    let width = Table::new().width().map_or(WIDTH_DEFAULT, usize::from);
+    width.saturating_sub(COLUMNS_WIDTH).max(DETAILS_WIDTH_MIN)
+}
+
 fn table(print: &mut Printer, records: &[RecordView]) -> Result<(), CliFailure> {
+    let width = details_width();
     let mut table = print.table(&["SEQ", "AT", "BY", "WHAT", "DETAILS"]);
     for record in records {
         let tone = match record.kind.as_str() {
@@ -78,7 +96,7 @@ fn table(print: &mut Printer, records: &[RecordView]) -> Result<(), CliFailure> 
             print.cell(print.ago(record.at), Tone::Plain),
             print.cell(&record.caller, Tone::Plain),
             print.cell(&record.kind, tone),
-            print.cell(&record.summary, Tone::Plain),
+            print.cell(fit(&record.summary, width), Tone::Plain),
         ]);
     }
     print.print(table, "No records.")

@@ -1,12 +1,12 @@
 //! `flotilla breaker …`.
 
 use crate::cli::Session;
-use crate::cli::args::breaker::{Breaker, Define, Move, Override};
+use crate::cli::args::breaker::{Breaker, Define, Lease, Move, Override};
 use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, span};
 use crate::exit::Exit;
 use crate::operation::view::breaker::{
-    BreakerDefinition, BreakerList, BreakerView, MoveBreaker, OverrideBreaker,
+    BreakerDefinition, BreakerList, BreakerView, LeaseView, MoveBreaker, OverrideBreaker,
 };
 
 pub(super) async fn run(session: &mut Session, command: Breaker) -> Result<Exit, CliFailure> {
@@ -47,6 +47,7 @@ pub(super) async fn run(session: &mut Session, command: Breaker) -> Result<Exit,
         Breaker::Isolate(asked) => by_hand(session, "isolate", asked).await?,
         Breaker::Reset(asked) => by_hand(session, "reset", asked).await?,
         Breaker::Override(asked) => pass(session, asked).await?,
+        Breaker::Lease(asked) => lease(session, asked).await?,
     }
     Ok(Exit::Ok)
 }
@@ -78,6 +79,23 @@ async fn pass(session: &mut Session, asked: Override) -> Result<(), CliFailure> 
         }
     };
     session.print.show(&view, show)
+}
+
+async fn lease(session: &mut Session, asked: Lease) -> Result<(), CliFailure> {
+    let view: LeaseView = match asked {
+        Lease::Show => session.client.get("/lease").await?,
+        Lease::Set { lease } => {
+            let lease_s = lease.as_secs();
+            let body = LeaseView { lease_s };
+            session.client.put("/lease", &body).await?
+        }
+    };
+    session.print.show(&view, |print, view| {
+        print.line(format!(
+            "Nodes that hear nothing for {} refuse what can be gated.",
+            span(view.lease_s)
+        ))
+    })
 }
 
 /// The definition with what was given in place of what was there.

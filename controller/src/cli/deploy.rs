@@ -16,6 +16,7 @@ use crate::cli::args::Format;
 use crate::cli::args::deploy::{Apply, Deploy, Manner, Project, Staged};
 use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, span};
+use crate::cli::rollout::Until;
 use crate::domain::deployment::compose::{self, References, Sources};
 use crate::exit::Exit;
 use crate::operation::view::deployment::{
@@ -148,7 +149,9 @@ async fn conclude(
         return Ok(Exit::Ok);
     };
     if manner.wait {
-        return super::rollout::watch(session, &rollout.to_string()).await;
+        let id = rollout.to_string();
+        let until = Until::usual(&session.print);
+        return super::rollout::watch(session, &id, until).await;
     }
     session.print.show(&answer, |print, answer| {
         print.line(format!(

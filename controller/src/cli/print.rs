@@ -297,6 +297,40 @@ pub fn sparkline(points: &[Option<f64>]) -> String {
         .collect()
 }
 
+/// A line cut to a width, colours not counted. A cut line ends with `…`.
+pub(super) fn fit(text: &str, width: usize) -> String {
+    let mut shown = String::new();
+    let mut count = 0;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' {
+            shown.push(c);
+            for c in chars.by_ref() {
+                shown.push(c);
+                if c.is_ascii_alphabetic() {
+                    break;
+                }
+            }
+            continue;
+        }
+        if count + 1 == width && chars.clone().any(|c| c != '\u{1b}') && !is_end(&chars) {
+            shown.push('…');
+            if text.contains('\u{1b}') {
+                shown.push_str("\u{1b}[0m");
+            }
+            return shown;
+        }
+        shown.push(if c.is_control() { ' ' } else { c });
+        count += 1;
+    }
+    shown
+}
+
+/// Whether nothing but the end of a colour is left.
+fn is_end(rest: &std::str::Chars<'_>) -> bool {
+    matches!(rest.as_str(), "" | "\u{1b}[0m")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use crate::cli::Session;
 use crate::cli::args::Format;
 use crate::cli::args::deploy::Rollout;
 use crate::cli::failure::CliFailure;
-use crate::cli::print::{Printer, Tone};
+use crate::cli::print::{Printer, Tone, fit};
 use crate::exit::Exit;
 use crate::operation::view::command::ListTargets;
 use crate::operation::view::rollout::{
@@ -52,9 +52,17 @@ pub(super) async fn run(session: &mut Session, command: Rollout) -> Result<Exit,
                 session.print.show(&view, show)?;
             }
         }
-        Rollout::Watch { rollout } => {
+        Rollout::Watch {
+            rollout,
+            to_the_end,
+        } => {
             let id = find(session, &rollout).await?;
-            return watch(session, &id).await;
+            let until = if to_the_end {
+                Until::Ended
+            } else {
+                Until::usual(&session.print)
+            };
+            return watch(session, &id, until).await;
         }
         Rollout::Pause { rollout, reason } => {
             let body = PauseRollout { reason };
@@ -129,9 +137,33 @@ async fn all_targets(session: &Session, id: &str) -> Result<Vec<RolloutTargetVie
     Ok(all)
 }
 
-/// Follows a rollout to its end, or until Ctrl-C, which ends the following alone.
-pub(super) async fn watch(session: &mut Session, id: &str) -> Result<Exit, CliFailure> {
-    let mut view = View::new(&session.print);
+/// What ends the following of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Its end.
+    Ended,
+    /// Its end, or that it stands still until a person moves it.
+    AwaitsPerson,
+}
+
+impl Until {
+    /// At a terminal a person sees what is waited for; elsewhere nobody does.
+    pub(super) fn usual(print: &Printer) -> Self {
+        if print.is_terminal() {
+            Self::Ended
+        } else {
+            Self::AwaitsPerson
+        }
+    }
+}
+
+/// Follows a rollout to what ends it, or until Ctrl-C, which ends the following alone.
+pub(super) async fn watch(
+    session: &mut Session,
+    id: &str,
+    until: Until,
+) -> Result<Exit, CliFailure> {
+    let mut view = View::new(&session.print, until);
     let mut signals = Signals::listen()?;
     let ended = tokio::select! {
         ended = stream(session, &mut view, id) => Some(ended?),
@@ -145,6 +177,10 @@ pub(super) async fn watch(session: &mut Session, id: &str) -> Result<Exit, CliFa
             Ok(Exit::Interrupted)
         }
         (Some(()), Some(line)) if line.rollout.state == "completed" => Ok(Exit::Ok),
+        (Some(()), Some(line)) if line.rollout.awaits_person => {
+            super::note(&format!("{} It goes on then.", what_to_do(&line.rollout)));
+            Ok(Exit::Later)
+        }
         (Some(()), _) => Ok(Exit::Failed),
     }
 }
@@ -229,6 +265,7 @@ impl Screen {
 
 /// What was told last, and how it is shown.
 struct View {
+    until: Until,
     format: Format,
     screen: Screen,
     last: Option<RolloutLine>,
@@ -237,8 +274,9 @@ struct View {
 }
 
 impl View {
-    fn new(print: &Printer) -> Self {
+    fn new(print: &Printer, until: Until) -> Self {
         Self {
+            until,
             format: print.format,
             screen: Screen::new(print),
             last: None,
@@ -248,7 +286,10 @@ impl View {
     }
 
     fn is_done(&self) -> bool {
-        self.last.as_ref().is_some_and(|line| line.rollout.done)
+        self.last.as_ref().is_some_and(|line| {
+            let rollout = &line.rollout;
+            rollout.done || (self.until == Until::AwaitsPerson && rollout.awaits_person)
+        })
     }
 
     fn take(&mut self, line: RolloutLine, print: &mut Printer) -> Result<(), CliFailure> {
@@ -295,6 +336,16 @@ impl View {
     }
 }
 
+/// What a person may do about a rollout that waits for one.
+fn what_to_do(rollout: &RolloutView) -> String {
+    let verb = match rollout.state.as_str() {
+        "waiting_for_approval" => "approve",
+        _ => "resume",
+    };
+    let name = &rollout.deployment;
+    format!("It waits for a person: flotilla rollout {verb} {name}, or abort.")
+}
+
 /// The live view of a rollout in lines of at most `width` characters.
 fn render(line: &RolloutLine, width: usize, print: &Printer) -> Vec<String> {
     let rollout = &line.rollout;
@@ -315,6 +366,10 @@ fn render(line: &RolloutLine, width: usize, print: &Printer) -> Vec<String> {
     if !rollout.breakers.is_empty() {
         let text = format!("held back by breaker {}", rollout.breakers.join(", "));
         lines.push(print.tint(&fit(&text, width), Tone::Bad));
+    }
+    if rollout.awaits_person {
+        let text = what_to_do(rollout);
+        lines.push(print.tint(&fit(&text, width), Tone::Warn));
     }
     if !line.trouble.is_empty() {
         lines.push(String::new());
@@ -457,40 +512,6 @@ fn tone(rollout: &RolloutView) -> Tone {
     }
 }
 
-/// A line cut to a width, colours not counted. A cut line ends with `…`.
-fn fit(text: &str, width: usize) -> String {
-    let mut shown = String::new();
-    let mut count = 0;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' {
-            shown.push(c);
-            for c in chars.by_ref() {
-                shown.push(c);
-                if c.is_ascii_alphabetic() {
-                    break;
-                }
-            }
-            continue;
-        }
-        if count + 1 == width && chars.clone().any(|c| c != '\u{1b}') && !is_end(&chars) {
-            shown.push('…');
-            if text.contains('\u{1b}') {
-                shown.push_str("\u{1b}[0m");
-            }
-            return shown;
-        }
-        shown.push(if c.is_control() { ' ' } else { c });
-        count += 1;
-    }
-    shown
-}
-
-/// Whether nothing but the end of a colour is left.
-fn is_end(rest: &std::str::Chars<'_>) -> bool {
-    matches!(rest.as_str(), "" | "\u{1b}[0m")
-}
-
 fn table(print: &mut Printer, list: &RolloutList) -> Result<(), CliFailure> {
     let mut table = print.table(&["ID", "DEPLOYMENT", "REVISION", "STATE", "STARTED", "BY"]);
     for rollout in &list.rollouts {
@@ -588,6 +609,7 @@ mod tests {
                 state: "halted".to_owned(),
                 reason: "2 bad of 3 results in wave 1 (limit: 50 % of the 3 planned), and much more that does not fit on a line of eighty characters".to_owned(),
                 done: false,
+                awaits_person: true,
                 finished_at: None,
                 targets: 1000,
                 counts: counts(&[("succeeded", 1), ("reverted", 2), ("pending", 997)]),
@@ -667,12 +689,25 @@ mod tests {
     }
 
     #[test]
+    fn following_ends_where_only_a_person_moves_it_on_unless_one_is_there() {
+        let mut print = printer(Box::new(std::io::sink()));
+        let mut view = View::new(&print, Until::AwaitsPerson);
+        let mut running = line();
+        running.rollout.awaits_person = false;
+        view.take(running, &mut print).unwrap();
+        assert!(!view.is_done());
+        view.take(line(), &mut print).unwrap();
+        assert!(view.is_done());
+    }
+
+    #[test]
     fn a_pipe_gets_what_is_new_and_nothing_twice() {
         let paper = Paper::default();
         let mut print = printer(Box::new(paper.clone()));
-        let mut view = View::new(&print);
+        let mut view = View::new(&print, Until::Ended);
         view.take(line(), &mut print).unwrap();
         view.take(line(), &mut print).unwrap();
+        assert!(!view.is_done(), "a person can move it on");
         let mut last = line();
         last.rollout.done = true;
         last.rollout.state = "aborted".to_owned();

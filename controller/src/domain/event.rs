@@ -16,7 +16,8 @@ use crate::domain::alert::event::{
 };
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::event::{
-    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnded, PolicyPublished,
+    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, LeaseSet, OverrideEnded,
+    PolicyPublished,
 };
 use crate::domain::command::event::{CommandCancelRequested, CommandConcluded, CommandIssued};
 use crate::domain::deployment::content::{
@@ -197,6 +198,9 @@ pub enum Event {
     /// An override is over.
     #[serde(rename = "breaker.override_ended")]
     OverrideEnded(OverrideEnded),
+    /// For how long nodes go on without a word from the controller was changed.
+    #[serde(rename = "policy.lease_set")]
+    LeaseSet(LeaseSet),
     /// The policy that nodes obey got a new number.
     #[serde(rename = "policy.published")]
     PolicyPublished(PolicyPublished),
@@ -296,6 +300,7 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("breaker.moved", 1),
     ("breaker.overridden", 1),
     ("breaker.override_ended", 1),
+    ("policy.lease_set", 1),
     ("policy.published", 1),
     ("window.set", 1),
     ("window.removed", 1),
@@ -379,6 +384,7 @@ impl Event {
             Self::BreakerRemoved(_) => "breaker.removed",
             Self::BreakerMoved(_) => "breaker.moved",
             Self::BreakerOverridden(_) => "breaker.overridden",
+            Self::LeaseSet(_) => "policy.lease_set",
             Self::OverrideEnded(_) => "breaker.override_ended",
             Self::PolicyPublished(_) => "policy.published",
             Self::WindowSet(_) => "window.set",

@@ -13,7 +13,7 @@ use crate::domain::alert::manage::{
 };
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
-    RemoveBreaker, overridden,
+    RemoveBreaker, SetLease, overridden,
 };
 use crate::domain::command::issue::{Aim, CancelCommand, ConcludeCommand, IssueCommand, resolve};
 use crate::domain::deployment::apply::{
@@ -89,6 +89,7 @@ pub enum Operation {
     RemoveArchive(RemoveArchive),
     DefineBreaker(DefineBreaker),
     RemoveBreaker(RemoveBreaker),
+    SetLease(SetLease),
     MoveBreaker(MoveBreaker),
     RecordBreaker(RecordBreaker),
     OverrideBreaker(OverrideBreaker),
@@ -178,6 +179,7 @@ impl Operation {
             Self::RemoveArchive(_) => "archive.remove",
             Self::DefineBreaker(_) => "breaker.define",
             Self::RemoveBreaker(_) => "breaker.remove",
+            Self::SetLease(_) => "policy.set_lease",
             Self::MoveBreaker(asked) => asked.to.operation(),
             Self::RecordBreaker(_) => "breaker.record",
             Self::OverrideBreaker(_) => "breaker.override",
@@ -289,7 +291,9 @@ impl Operation {
             Self::RemoveArchive(_) => whole("image", "remove"),
             Self::SetSink(_) => whole("sink", "set"),
             Self::RemoveSink(_) => whole("sink", "remove"),
-            Self::DefineBreaker(_) | Self::RemoveBreaker(_) => whole("breaker", "manage"),
+            Self::DefineBreaker(_) | Self::RemoveBreaker(_) | Self::SetLease(_) => {
+                whole("breaker", "manage")
+            }
             Self::MoveBreaker(asked) => whole("breaker", asked.to.permission()),
             Self::OverrideBreaker(asked) => Authority::Permission(
                 Permission::of("breaker", "override"),

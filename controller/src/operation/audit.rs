@@ -153,12 +153,19 @@ fn view(fleet: &Fleet, stored: &Stored) -> RecordView {
         caller,
         kind: record.event.name().to_owned(),
         summary: summary(record),
+        event: serde_json::to_value(&record.event).unwrap_or_default(),
         hash: stored.hash.to_string(),
     }
 }
 
-/// The event's content on one line: its fields as they are recorded. Secrets are
-/// stored as digests, and are left out even so.
+/// Characters of a summary: two lines of a wide terminal.
+const SUMMARY_CHARS_MAX: usize = 240;
+
+/// Bytes of a list or table in a summary that are still read at a glance.
+const NESTED_BYTES_MAX: usize = 60;
+
+/// The event's content on one line: its fields as they are recorded, large ones
+/// left out. Secrets are stored as digests, and are left out even so.
 fn summary(record: &crate::domain::audit::record::Record) -> String {
     let Ok(Value::Object(outer)) = serde_json::to_value(&record.event) else {
         return record.operation.clone();
@@ -170,7 +177,18 @@ fn summary(record: &crate::domain::audit::record::Record) -> String {
         .filter(|(name, value)| !is_noise(name, value))
         .map(|(name, value)| field(name, value))
         .collect();
-    fields.join(" ")
+    one_line(&fields.join(" "))
+}
+
+/// The text without line breaks, cut to what a summary may have.
+fn one_line(text: &str) -> String {
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    if text.chars().count() <= SUMMARY_CHARS_MAX {
+        return shown.collect();
+    }
+    let mut cut: String = shown.take(SUMMARY_CHARS_MAX - 1).collect();
+    cut.push('…');
+    cut
 }
 
 /// Digests say nothing to people, and neither does what is empty.
@@ -196,6 +214,16 @@ fn is_noise(name: &str, value: &Value) -> bool {
         || name.ends_with("_digest")
 }
 
+/// A list or table, or how many it holds when that is more than a glance.
+fn elided(name: &str, value: &Value, count: usize) -> String {
+    let text = value.to_string();
+    if text.len() <= NESTED_BYTES_MAX {
+        format!("{name}={text}")
+    } else {
+        format!("{name}=({count})")
+    }
+}
+
 fn field(name: &str, value: &Value) -> String {
     let is_time = name.ends_with("_at") || matches!(name, "start_by" | "from" | "until");
     match value {
@@ -211,8 +239,29 @@ fn field(name: &str, value: &Value) -> String {
                 .collect();
             counts.join(" ")
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            format!("{name}={value}")
+        Value::Array(items) => elided(name, value, items.len()),
+        Value::Object(fields) => elided(name, value, fields.len()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => format!("{name}={value}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::given::story;
+
+    #[test]
+    fn a_summary_is_one_bounded_line_whatever_was_recorded() {
+        let world = story::everything();
+        let mut elided = 0;
+        for record in &world.records {
+            let said = summary(record);
+            assert!(said.chars().count() <= SUMMARY_CHARS_MAX, "{said}");
+            assert!(!said.contains(char::is_control), "{said}");
+            elided += usize::from(said.contains("spec=("));
         }
+        assert!(elided > 0, "a spec is not printed");
+        assert_eq!(one_line(&"x".repeat(240)), "x".repeat(240));
+        assert!(one_line(&"x".repeat(241)).ends_with("x\u{2026}"));
     }
 }

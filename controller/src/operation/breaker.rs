@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
-use protocol::breaker::machine::Transition;
 use protocol::breaker::rule::{BreakerRule, Confidence, Recovery, Trip};
-use protocol::policy::{Gated, LEASE_MS_DEFAULT};
-use protocol::time::UnixMillis;
+use protocol::policy::Gated;
 
 use super::rollout::caller_name;
 use super::view::breaker::{
-    BreakerDefinition, BreakerGroup, BreakerList, BreakerMove, BreakerView, MoveBreaker,
+    BreakerDefinition, BreakerGroup, BreakerList, BreakerMove, BreakerView, LeaseView, MoveBreaker,
     OverrideBreaker, OverrideView,
 };
 use super::{Operations, Who, find_selector};
@@ -56,7 +54,7 @@ impl Operations {
                 .collect(),
             policy_epoch: published.epoch,
             published_at: (published.epoch > 0).then(|| published.at.into()),
-            lease_s: LEASE_MS_DEFAULT / 1000,
+            lease_s: breakers.lease().as_secs(),
         })
     }
 
@@ -97,6 +95,28 @@ impl Operations {
         let operation = Operation::RemoveBreaker(manage::RemoveBreaker { breaker });
         self.submit(who, operation).await?;
         before
+    }
+
+    /// For how long nodes go on without a word from the controller.
+    ///
+    /// # Errors
+    /// When it is denied.
+    pub fn show_lease(&self, who: &Who) -> Result<LeaseView, Failure> {
+        let fleet = self.engine.fleet();
+        self.may(who, &fleet, ("breaker", "read"), &[])?;
+        let lease_s = fleet.breakers().lease().as_secs();
+        Ok(LeaseView { lease_s })
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// When it is denied, or out of bounds.
+    pub async fn set_lease(&self, who: &Who, asked: LeaseView) -> Result<LeaseView, Failure> {
+        let lease = Duration::from_secs(asked.lease_s);
+        let operation = Operation::SetLease(manage::SetLease { lease });
+        self.submit(who, operation).await?;
+        Ok(asked)
     }
 
     /// Moves a breaker by hand.
@@ -185,7 +205,7 @@ fn view(fleet: &Fleet, known: &Known) -> BreakerView {
                 state: cell.moved.to.name().to_owned(),
                 since: cell.moved.at.into(),
                 reason: cell.moved.reason.to_string(),
-                tries_at: tries_at(&cell.moved).map(Into::into),
+                tries_at: cell.tries_at().map(Into::into),
                 probes: cell.probes.iter().copied().collect(),
             })
             .collect(),
@@ -203,11 +223,6 @@ fn view(fleet: &Fleet, known: &Known) -> BreakerView {
             })
             .collect(),
     }
-}
-
-fn tries_at(moved: &Transition) -> Option<UnixMillis> {
-    let waits = moved.to == BreakerState::Open && moved.wait_ms > 0;
-    waits.then(|| moved.at.after(Duration::from_millis(moved.wait_ms)))
 }
 
 impl Default for BreakerDefinition {

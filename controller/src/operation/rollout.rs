@@ -330,6 +330,8 @@ impl Operations {
             by: caller_name(fleet, rollout.by),
             started_at: course.started_at.into(),
             state: state.to_owned(),
+            awaits_person: course.finished.is_none()
+                && (course.awaits_a_person() || state == WAITING_FOR_APPROVAL),
             reason,
             done: course.finished.is_some(),
             finished_at: course.finished.as_ref().map(|end| end.at.into()),
@@ -418,6 +420,18 @@ impl Following {
     }
 }
 
+/// The state of a rollout before a gate that a person opens.
+const WAITING_FOR_APPROVAL: &str = "waiting_for_approval";
+
+/// Every state of a rollout that has not ended, as [`state_of`] names them.
+pub(super) const OPEN_STATES: [&str; 5] = [
+    "running",
+    WAITING_FOR_APPROVAL,
+    "paused",
+    "halted",
+    "aborting",
+];
+
 /// A rollout's state in a word, and why.
 pub(super) fn state_of(course: &Course, status: &RolloutStatus) -> (&'static str, String) {
     if let Some(end) = &course.finished {
@@ -432,7 +446,7 @@ pub(super) fn state_of(course: &Course, status: &RolloutStatus) -> (&'static str
         Some(Stop::Halted { evidence, .. }) => ("halted", evidence.to_string()),
         Some(Stop::Aborted { .. }) => ("aborting", String::new()),
         None if course.gate() == Some(Approve::Human) && status.waits_for.is_empty() => (
-            "waiting_for_approval",
+            WAITING_FOR_APPROVAL,
             format!("wave {} waits for a person", course.next_wave() + 1),
         ),
         None => ("running", status.waits_for.clone()),

@@ -1,12 +1,17 @@
 //! The controller itself.
 
+use std::collections::BTreeMap;
+
 use protocol::breaker::BreakerState;
 
+use super::rollout::{OPEN_STATES, state_of};
 use super::view::system::{StatusView, SupportView};
 use super::{Operations, Who};
 use crate::broker::PipeCounts;
 use crate::clock;
+use crate::domain::fleet::Fleet;
 use crate::domain::notice::Severity;
+use crate::domain::rollout::target::TargetState;
 use crate::engine::EngineStats;
 use crate::notify::Standing;
 use crate::operation::failure::Failure;
@@ -79,6 +84,33 @@ impl Operations {
         self.may(who, &fleet, ("controller", "read"), &[])
     }
 
+    /// Rollouts that have not ended, in every state that there is.
+    fn rollout_states(&self, fleet: &Fleet) -> Vec<(&'static str, u64)> {
+        let mut counts: BTreeMap<&'static str, u64> =
+            OPEN_STATES.into_iter().map(|state| (state, 0)).collect();
+        for rollout in fleet.rollouts().open() {
+            let status = self.uplink.rollout_status(rollout.id).unwrap_or_default();
+            let (state, _) = state_of(&rollout.course, &status);
+            *counts.entry(state).or_default() += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    /// Their targets, in every state that there is.
+    fn rollout_target_states(&self, fleet: &Fleet) -> Vec<(&'static str, u64)> {
+        let mut counts: BTreeMap<&'static str, u64> = TargetState::ALL
+            .into_iter()
+            .map(|state| (state.name(), 0))
+            .collect();
+        for rollout in fleet.rollouts().open() {
+            let status = self.uplink.rollout_status(rollout.id).unwrap_or_default();
+            for (state, count) in status.waves.iter().flatten() {
+                *counts.entry(state).or_default() += u64::from(*count);
+            }
+        }
+        counts.into_iter().collect()
+    }
+
     /// What the metrics show of the parts.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
@@ -115,6 +147,14 @@ impl Operations {
                 .turns
                 .iter()
                 .map(|(state, count)| (*state, *count))
+                .collect(),
+            rollouts: self.rollout_states(&fleet),
+            rollout_targets: self.rollout_target_states(&fleet),
+            rollouts_ended: uplink
+                .desk
+                .rollouts_ended
+                .iter()
+                .map(|(outcome, (count, took))| (*outcome, *count, took.as_secs()))
                 .collect(),
             healthy: Vec::new(),
             coded: vec![

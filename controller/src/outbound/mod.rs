@@ -1,5 +1,5 @@
-//! The controller's own HTTP client towards the world: registries, the receivers of
-//! notices, and whatever else the controller calls by itself.
+//! The controller's own HTTP client towards the world: registries, a store of
+//! metrics, the receivers of notices, and whatever else the controller calls by itself.
 //!
 //! Owns limits and protection in one place: a time for connecting and for the
 //! whole answer, a bound for its size, and which addresses may be reached. A name
@@ -21,7 +21,7 @@ use std::time::Duration;
 use protocol::ErrorCode;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
-use reqwest::{Method, Url};
+use reqwest::{Certificate, Method, Url};
 
 use address::{Network, is_allowed, is_listed};
 
@@ -132,9 +132,31 @@ impl Outbound {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(allow: impl Into<Arc<[Network]>>) -> Result<Self, reqwest::Error> {
-        let allow = allow.into();
+        Self::build(allow.into(), None)
+    }
+
+    /// The same, for a peer whose certificate one of these CAs issued, and no other.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn trusting(
+        allow: impl Into<Arc<[Network]>>,
+        roots: Vec<Certificate>,
+    ) -> Result<Self, reqwest::Error> {
+        Self::build(allow.into(), Some(roots))
+    }
+
+    fn build(
+        allow: Arc<[Network]>,
+        roots: Option<Vec<Certificate>>,
+    ) -> Result<Self, reqwest::Error> {
         let client = |reach| {
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder();
+            let builder = match roots.clone() {
+                Some(roots) => builder.tls_certs_only(roots),
+                None => builder,
+            };
+            builder
                 .user_agent(concat!("flotilla/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_MAX)
                 .redirect(reqwest::redirect::Policy::none())

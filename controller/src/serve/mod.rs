@@ -397,6 +397,7 @@ async fn open_series(
                 url: remote.url.clone(),
                 bearer_token_file: remote.bearer_token_file.clone(),
                 ca_file: remote.ca_file.clone(),
+                allow: config.outbound.allow.clone(),
             }
         }),
         tags: Arc::new(move |id| {

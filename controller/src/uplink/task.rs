@@ -152,7 +152,8 @@ enum Finding {
     EndDrain(EndDrain),
     Move(RecordBreaker),
     EndOverride(EndOverride),
-    RaisePolicy(RaisePolicy),
+    /// The policy's epoch must be above this one.
+    PolicyAbove(u64),
 }
 
 /// One step of the desk.
@@ -202,6 +203,7 @@ pub fn open<S: FrameSink + 'static>(
         news: news.clone(),
         clock: Arc::clone(&parts.clock),
     };
+    let officer_key = parts.pki.signing();
     let task = UplinkTask {
         desk: Some(Box::new(desk)),
         inputs: Inputs {
@@ -219,6 +221,7 @@ pub fn open<S: FrameSink + 'static>(
         findings,
         officer: Officer {
             engine: parts.engine,
+            signing: officer_key,
             found,
         },
         announced: false,
@@ -416,7 +419,7 @@ impl<S: FrameSink + 'static> Floor<S> {
             }
             DeskEvent::PolicyAhead { node, epoch } => {
                 tracing::warn!(%node, epoch, "a node holds a policy that is not known here");
-                self.find(Finding::RaisePolicy(RaisePolicy { above: epoch }));
+                self.find(Finding::PolicyAbove(epoch));
             }
             DeskEvent::Lost { node, entries } => tracing::warn!(
                 %node,
@@ -509,16 +512,25 @@ fn follow<S: FrameSink>(
 /// Submits what the desk concluded.
 struct Officer {
     engine: Engine,
+    signing: watch::Receiver<Arc<SigningKey>>,
     found: mpsc::Receiver<Finding>,
 }
 
 impl Officer {
     async fn work(mut self) {
-        // A fleet has a policy from the start: without one nodes have no lease.
-        let first = Finding::RaisePolicy(RaisePolicy { above: 0 });
-        self.submit(first).await;
-        while let Some(finding) = self.found.recv().await {
-            self.submit(finding).await;
+        // A fleet has a policy from the start: without one nodes have no lease. And
+        // it is signed by the key that is in use, whenever that came to be.
+        self.signing.mark_changed();
+        loop {
+            tokio::select! {
+                Ok(()) = self.signing.changed() => {
+                    self.submit(Finding::PolicyAbove(0)).await;
+                }
+                found = self.found.recv() => match found {
+                    Some(finding) => self.submit(finding).await,
+                    None => return,
+                },
+            }
         }
     }
 
@@ -580,9 +592,11 @@ impl Officer {
                 .overrides()
                 .any(|(number, _)| number == end.number)
                 .then_some(Operation::EndOverride(end)),
-            Finding::RaisePolicy(raise) => {
-                let held = fleet.breakers().published().epoch;
-                (held == 0 || held < raise.above).then_some(Operation::RaisePolicy(raise))
+            Finding::PolicyAbove(above) => {
+                let signer = self.signing.borrow().public().id();
+                let raise = RaisePolicy { above, signer };
+                let published = fleet.breakers().published();
+                (!raise.is_done(published)).then_some(Operation::RaisePolicy(raise))
             }
         }
     }

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use node::{Ended, Simulated};
-use report::{Joining, Losses, Ping, Report, Steady, Stored, Storm, Waits, percent};
+use report::{Joining, Losses, Ping, Report, Steady, Stored, Storm, Trip, Waits, percent};
 use server::Server;
 use world::{Pace, World};
 
@@ -78,6 +78,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(300);
 /// Longest wait for every receipt.
 const PING_LIMIT: Duration = Duration::from_secs(120);
 
+/// Longest wait for every node to refuse, and to cease to: some heartbeats.
+const TRIP_LIMIT: Duration = Duration::from_secs(60);
+
 /// Longest wait for what is under way at the end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 
@@ -97,6 +100,9 @@ struct Plan {
     /// Quiet intervals, and commands to all.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
+    /// Times that the fleet's breaker is tripped and reset.
+    #[arg(long, default_value_t = 3)]
+    trips: usize,
     /// Times that the controller is killed and started again.
     #[arg(long, default_value_t = 1)]
     storms: usize,
@@ -270,6 +276,13 @@ impl<'a> Run<'a> {
             clock::pass(Duration::from_secs(5));
         }
         self.note_problems("commands", &fleet);
+        for _ in 0..self.plan.trips {
+            let trip = self.trip(&fleet)?;
+            say(&format!("trip: {trip:?}"));
+            self.report.trips.push(trip);
+            clock::pass(Duration::from_secs(5));
+        }
+        self.note_problems("trips", &fleet);
         self.compare(&fleet)?;
         for _ in 0..self.plan.storms {
             let storm = self.storm(&fleet)?;
@@ -435,6 +448,27 @@ impl<'a> Run<'a> {
         ping.delivery = Waits::of(&taken);
         ping.receipts = Waits::of(&acknowledged);
         Ok(ping)
+    }
+
+    /// Trips the fleet's breaker, waits until every node refuses, and resets it.
+    fn trip(&self, fleet: &Fleet) -> anyhow::Result<Trip> {
+        let tally = &fleet.world.tally;
+        let wanted = u64::try_from(fleet.count)?;
+        fleet.world.judge(true);
+        tally.take_refusals();
+        let tripped = clock::now();
+        self.server.move_breaker("trip")?;
+        wait::within(TRIP_LIMIT, || (tally.refusing() >= wanted).then_some(()));
+        let refusals = tally.take_refusals();
+        let millis = |at: &Instant| at.saturating_duration_since(tripped).as_secs_f64() * 1000.0;
+        let waits: Vec<f64> = refusals.iter().map(millis).collect();
+        self.server.move_breaker("reset")?;
+        wait::within(TRIP_LIMIT, || (tally.refusing() == 0).then_some(()));
+        fleet.world.judge(false);
+        Ok(Trip {
+            refused: u64::try_from(refusals.len())?,
+            refusals: Waits::of(&waits),
+        })
     }
 
     fn storm(&mut self, fleet: &Fleet) -> anyhow::Result<Storm> {

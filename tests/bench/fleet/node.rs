@@ -18,7 +18,8 @@ use agent::store::{FrameEntry, Limits};
 use anyhow::Context as _;
 use harness::clock;
 use protocol::command::{Command, Outcome, Receipt};
-use protocol::id::CommandId;
+use protocol::id::{CommandId, DeploymentId};
+use protocol::policy::Attempt;
 use protocol::session::BootId;
 use protocol::state::{Facts, StateItem, StateValue};
 use protocol::stream::Stream;
@@ -89,6 +90,8 @@ pub(crate) struct Simulated {
     owed: Option<(CommandId, Instant)>,
     frame_at: Instant,
     up: bool,
+    /// Whether its policy forbids a change.
+    refuses: bool,
 }
 
 impl Simulated {
@@ -126,6 +129,7 @@ impl Simulated {
             owed: None,
             frame_at: clock::now() + phase,
             up: false,
+            refuses: false,
         })
     }
 
@@ -301,7 +305,22 @@ impl Simulated {
             }
         }
         self.account();
+        if self.world.judges() {
+            self.judge(now);
+        }
         reconnect
+    }
+
+    /// Asks the core's gate as the agent does before a change of a deployment.
+    fn judge(&mut self, now: Moment) {
+        let attempt = Attempt::Deploy(DeploymentId::NIL);
+        let refuses = self.core.status(now).gate.admit(attempt, now).is_err();
+        match (self.refuses, refuses) {
+            (false, true) => self.world.tally.refuses(),
+            (true, false) => self.world.tally.admits(),
+            (true, true) | (false, false) => {}
+        }
+        self.refuses = refuses;
     }
 
     fn obey(&mut self, command: &Command, now: Moment) {

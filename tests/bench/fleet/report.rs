@@ -90,6 +90,15 @@ pub(crate) struct Ping {
     pub(crate) done_ms: f64,
 }
 
+/// The fleet's breaker tripped by hand.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Trip {
+    /// Nodes that came to refuse changes.
+    pub(crate) refused: u64,
+    /// From the request to the node's first refusal.
+    pub(crate) refusals: Waits,
+}
+
 /// The controller killed and started again.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Storm {
@@ -200,6 +209,8 @@ pub(crate) struct Report {
     pub(crate) steady: Vec<Steady>,
     /// Commands to all.
     pub(crate) pings: Vec<Ping>,
+    /// Trips of the breaker.
+    pub(crate) trips: Vec<Trip>,
     /// Restarts.
     pub(crate) storms: Vec<Storm>,
     /// Losses.
@@ -243,6 +254,7 @@ impl Report {
         );
         self.steady_rows(&mut rows);
         self.ping_rows(&mut rows);
+        self.trip_rows(&mut rows);
         self.storm_rows(&mut rows);
         rows.add("losses", self.lost());
         rows.add(
@@ -369,6 +381,25 @@ impl Report {
             format!(
                 "{} succeeded, {missing} did not",
                 pings.iter().map(|p| p.succeeded).sum::<u64>()
+            ),
+        );
+    }
+
+    fn trip_rows(&self, rows: &mut Rows) {
+        let trips = &self.trips;
+        if trips.is_empty() {
+            return;
+        }
+        let of = |pick: fn(&Trip) -> f64| spread(trips.iter().map(pick), 0);
+        let refused: u64 = trips.iter().map(|trip| trip.refused).sum();
+        rows.add(
+            "breaker tripped by hand, request to refusal on the node",
+            format!(
+                "p50 {} ms, p99 {} ms, last {} ms; {refused} of {} refused",
+                of(|t| t.refusals.p50_ms),
+                of(|t| t.refusals.p99_ms),
+                of(|t| t.refusals.most_ms),
+                self.nodes * trips.len()
             ),
         );
     }

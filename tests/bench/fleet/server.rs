@@ -228,6 +228,20 @@ impl Server {
         Ok(id.parse()?)
     }
 
+    /// Opens the fleet's breaker by hand, or closes it.
+    pub(crate) fn move_breaker(&self, verb: &str) -> anyhow::Result<()> {
+        let path = format!("/api/v1/breakers/fleet/{verb}");
+        let url = format!("{}{path}", self.api);
+        let body = json!({ "reason": "a measurement" });
+        let request = self.http.post(url).bearer_auth(&self.key).json(&body);
+        let answer = request.send()?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("POST {path}: {status}: {}", answer.text()?);
+        }
+        Ok(())
+    }
+
     /// A command's targets, how many of them succeeded, and whether it is done.
     pub(crate) fn command(&self, id: CommandId) -> anyhow::Result<(u64, u64, bool)> {
         let shown = self.get(&format!("/api/v1/commands/{id}"))?;

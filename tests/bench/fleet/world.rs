@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     clock: Clock,
     measures: AtomicBool,
+    /// Whether nodes judge after each message what their policy forbids.
+    judges: AtomicBool,
 }
 
 impl World {
@@ -57,6 +59,7 @@ impl World {
             tally: Tally::default(),
             clock: Clock::default(),
             measures: AtomicBool::new(true),
+            judges: AtomicBool::new(false),
         }
     }
 
@@ -68,6 +71,16 @@ impl World {
     /// Whether nodes hand over frames.
     pub(crate) fn measures(&self) -> bool {
         self.measures.load(Ordering::Relaxed)
+    }
+
+    /// Whether nodes note when they begin and cease to refuse a change.
+    pub(crate) fn judges(&self) -> bool {
+        self.judges.load(Ordering::Relaxed)
+    }
+
+    /// Has them note it, or not: judging costs them time.
+    pub(crate) fn judge(&self, judges: bool) {
+        self.judges.store(judges, Ordering::Relaxed);
     }
 
     /// Ends the measuring, so that what waits can drain.
@@ -101,6 +114,8 @@ pub(crate) struct Tally {
     latencies: Mutex<Vec<f64>>,
     ups: Mutex<Vec<Instant>>,
     receipts: Mutex<Vec<Receipted>>,
+    refusing: AtomicU64,
+    refusals: Mutex<Vec<Instant>>,
     problems: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -156,6 +171,27 @@ impl Tally {
             taken,
             acknowledged: clock::now(),
         });
+    }
+
+    /// A node refuses a change from here on.
+    pub(crate) fn refuses(&self) {
+        self.refusing.fetch_add(1, Ordering::Relaxed);
+        lock(&self.refusals).push(clock::now());
+    }
+
+    /// A node takes changes again.
+    pub(crate) fn admits(&self) {
+        self.refusing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Nodes that refuse a change now.
+    pub(crate) fn refusing(&self) -> u64 {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    /// When nodes began to refuse since the last call.
+    pub(crate) fn take_refusals(&self) -> Vec<Instant> {
+        std::mem::take(&mut *lock(&self.refusals))
     }
 
     /// A link is proven.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::breaker::Stop;
 use crate::fleet::{Case, End};
 
 /// One way over the seeds of one case.
@@ -73,6 +74,41 @@ pub(crate) fn table(rows: &[Row]) -> String {
                 row.way.to_owned(),
                 format!("{} of {}", halted(&row.ends), row.ends.len()),
                 format!("{median:.1} min"),
+            ],
+        );
+    }
+    text
+}
+
+/// The stops by the fleet's breaker as Markdown, by nodes and by what is lost of
+/// broadcasts, in a thousand.
+pub(crate) fn stops(rows: &[(u16, u32, Vec<Stop>)]) -> String {
+    let mut text = String::from(
+        "\n| nodes | broadcasts lost | nodes changed before the trip: median (p10 to p90) | first failure to trip | trip to last refusal | first failure to last refusal |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for (nodes, lost, stops) in rows {
+        let of = |pick: fn(&Stop) -> Duration| {
+            let tenths = |time: Duration| u32::try_from(time.as_millis() / 100).unwrap_or(u32::MAX);
+            let mut values: Vec<u32> = stops.iter().map(|stop| tenths(pick(stop))).collect();
+            values.sort_unstable();
+            let figure = |percent| f64::from(at(&values, percent)) / 10.0;
+            format!(
+                "{:.1} ({:.1} to {:.1}) s",
+                figure(50),
+                figure(10),
+                figure(90)
+            )
+        };
+        line(
+            &mut text,
+            &[
+                nodes.to_string(),
+                format!("{} %", lost / 10),
+                spread(stops.iter().map(|stop| stop.told).collect()),
+                of(|stop| stop.to_trip),
+                of(|stop| stop.to_refusal),
+                of(|stop| stop.to_trip + stop.to_refusal),
             ],
         );
     }

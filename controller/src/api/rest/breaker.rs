@@ -13,7 +13,7 @@ use crate::api::problem::Refusals;
 use crate::domain::breaker::manage::Hand;
 use crate::operation::Who;
 use crate::operation::view::breaker::{
-    BreakerDefinition, BreakerList, BreakerView, MoveBreaker, OverrideBreaker,
+    BreakerDefinition, BreakerList, BreakerView, LeaseView, MoveBreaker, OverrideBreaker,
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
@@ -25,6 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
         .routes(routes!(isolate))
         .routes(routes!(reset))
         .routes(routes!(pass))
+        .routes(routes!(show_lease, set_lease))
         .routes(routes!(end))
 }
 
@@ -82,10 +83,7 @@ async fn trip(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Trip, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Trip, given).await
 }
 
 /// Opens a breaker until someone resets it.
@@ -98,10 +96,7 @@ async fn isolate(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Isolate, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Isolate, given).await
 }
 
 /// Closes a breaker.
@@ -114,10 +109,17 @@ async fn reset(
     Path(breaker): Path<String>,
     Given(given): Given<MoveBreaker>,
 ) -> Answer<BreakerView> {
-    let moved = face
-        .operations
-        .move_breaker(&who, breaker, Hand::Reset, given);
-    json(moved.await)
+    by_hand(&face, &who, breaker, Hand::Reset, given).await
+}
+
+async fn by_hand(
+    face: &Face,
+    who: &Who,
+    breaker: String,
+    to: Hand,
+    asked: MoveBreaker,
+) -> Answer<BreakerView> {
+    json(face.operations.move_breaker(who, breaker, to, asked).await)
 }
 
 /// Lets some nodes pass a breaker for a while: break-glass.
@@ -143,4 +145,22 @@ async fn end(
     Path(number): Path<u64>,
 ) -> Answer<BreakerView> {
     json(face.operations.end_override(&who, number).await)
+}
+
+/// For how long nodes go on without a word from the controller.
+#[utoipa::path(get, path = "/lease", tag = "breakers",
+    responses((status = 200, body = LeaseView), Refusals))]
+async fn show_lease(who: Who, State(face): State<Arc<Face>>) -> Answer<LeaseView> {
+    json(face.operations.show_lease(&who))
+}
+
+/// Changes for how long nodes go on without a word from the controller.
+#[utoipa::path(put, path = "/lease", tag = "breakers", request_body = LeaseView,
+    responses((status = 200, body = LeaseView), Refusals))]
+async fn set_lease(
+    who: Who,
+    State(face): State<Arc<Face>>,
+    Given(given): Given<LeaseView>,
+) -> Answer<LeaseView> {
+    json(face.operations.set_lease(&who, given).await)
 }

@@ -47,6 +47,23 @@ pub enum Breaker {
         flotilla breaker override --end 3"
     )]
     Override(Override),
+    /// For how long nodes go on without a word from the controller
+    #[command(subcommand)]
+    Lease(Lease),
+}
+
+/// `flotilla breaker lease …`
+#[derive(Debug, Subcommand)]
+pub enum Lease {
+    /// Show it
+    Show,
+    /// Change it: from 10m to 30d
+    #[command(after_help = "Example:\n  flotilla breaker lease set 24h")]
+    Set {
+        /// How long
+        #[arg(value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lease: Duration,
+    },
 }
 
 /// Moves a breaker.

@@ -187,12 +187,19 @@ pub enum Rollout {
         targets: bool,
     },
     /// Watch a rollout live; Ctrl-C stops watching and nothing else
+    ///
+    /// Ends with 0 when the rollout has completed, and with 1 when it ended
+    /// otherwise. Away from a terminal it ends with 75 when the rollout waits for a
+    /// person: nobody sees that there.
     #[command(
-        after_help = "Examples:\n  flotilla rollout watch web\n  flotilla rollout watch web -o json      one object a line"
+        after_help = "Examples:\n  flotilla rollout watch web\n  flotilla rollout watch web --to-the-end\n  flotilla rollout watch web -o json      one object a line"
     )]
     Watch {
         /// Id, or a deployment's name for its newest rollout
         rollout: String,
+        /// Go on watching while the rollout waits for a person
+        #[arg(long)]
+        to_the_end: bool,
     },
     /// Start nothing more; what is in progress goes on
     #[command(after_help = "Example:\n  flotilla rollout pause web --reason 'looks odd'")]

@@ -258,6 +258,7 @@ impl Access {
             | Event::BreakerRemoved(_)
             | Event::BreakerMoved(_)
             | Event::BreakerOverridden(_)
+            | Event::LeaseSet(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_)
             | Event::WindowSet(_)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use protocol::breaker::machine::Transition;
 use protocol::id::NodeId;
+use protocol::key::KeyId;
 use protocol::selector::Selector;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,13 @@ pub struct BreakerDefined {
 pub struct BreakerRemoved {
     /// Its name.
     pub breaker: String,
+}
+
+/// For how long nodes go on without a word from the controller was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseSet {
+    /// Seconds of silence after which nodes refuse what can be gated.
+    pub lease_s: u64,
 }
 
 /// A breaker moved from one state to another.
@@ -81,4 +89,7 @@ pub struct PolicyPublished {
     pub epoch: u64,
     /// The digest of what it says, number and time apart.
     pub digest: Digest,
+    /// The key that signs it; none where that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<KeyId>,
 }

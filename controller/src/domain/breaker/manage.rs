@@ -1,6 +1,7 @@
 //! Defining, moving and overriding breakers, and numbering the policy.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use protocol::ErrorCode;
@@ -8,28 +9,35 @@ use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Input, Order, Reason, Transition};
 use protocol::command::Action;
 use protocol::condition::Rule;
-use protocol::id::NodeId;
+use protocol::id::{DeploymentId, NodeId};
+use protocol::key::KeyId;
 use protocol::message;
-use protocol::policy::{Attempt, RULES_COUNT_MAX, Standing};
+use protocol::policy::{Attempt, RULES_COUNT_MAX, Refusal, Standing};
 use protocol::selector::Selector;
 
 use crate::domain::access::caller::Caller;
 use crate::domain::breaker::definition::{Definition, Group, Signal, is_gated};
 use crate::domain::breaker::event::{
-    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, OverrideEnd, OverrideEnded,
-    PolicyPublished,
+    BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, LeaseSet, OverrideEnd,
+    OverrideEnded, PolicyPublished,
 };
 use crate::domain::breaker::{
-    BREAKERS_COUNT_MAX, Breakers, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, REASON_BYTES_MAX,
-    RULES_BYTES_MAX,
+    BREAKERS_COUNT_MAX, Breakers, Cell, GROUPS_OPEN_MAX, Known, OVERRIDES_COUNT_MAX, Published,
+    REASON_BYTES_MAX, RULES_BYTES_MAX,
 };
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
+use crate::domain::fleet::node::Node;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::{Rejection, cut};
 
 /// The longest override. Who needs more gives it again, and is asked why again.
 pub const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What a lease can be. A shorter one would stop the fleet whenever the controller
+/// is updated; a longer one would say nothing to a node that is cut off for good.
+pub const LEASE: RangeInclusive<Duration> =
+    Duration::from_secs(10 * 60)..=Duration::from_secs(30 * 24 * 3600);
 
 /// How far a node's word can raise the epoch at once. A controller that was
 /// restored lacks thousands of changes at most; a node that speaks of more is
@@ -53,6 +61,13 @@ pub struct DefineBreaker {
 pub struct RemoveBreaker {
     /// Its name.
     pub breaker: String,
+}
+
+/// Change for how long nodes go on without a word from the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetLease {
+    /// How long.
+    pub lease: Duration,
 }
 
 /// Move a breaker by hand.
@@ -113,12 +128,24 @@ pub struct EndOverride {
     pub number: u64,
 }
 
-/// Give the policy a number above one that a node was seen to hold; the first
-/// number when none was given yet.
+/// Give the policy a number above one that a node was seen to hold, or because
+/// another key signs it from here on; the first number when none was given yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaisePolicy {
     /// The epoch that was seen; 0 when none was.
     pub above: u64,
+    /// The key that signs.
+    pub signer: KeyId,
+}
+
+impl RaisePolicy {
+    /// Whether the policy that was published last is what is asked for.
+    #[must_use]
+    pub fn is_done(&self, published: Published) -> bool {
+        published.epoch > 0
+            && self.above <= published.epoch
+            && published.signer == Some(self.signer)
+    }
 }
 
 impl Hand {
@@ -219,6 +246,30 @@ fn still_open(known: &Known) -> Result<(), Rejection> {
             ),
         )),
     }
+}
+
+pub(crate) fn set_lease(
+    fleet: &Fleet,
+    asked: &SetLease,
+    at: &Moment,
+) -> Result<Vec<Event>, Rejection> {
+    if !LEASE.contains(&asked.lease) {
+        return Err(Rejection::new(
+            ErrorCode::BreakerInvalid,
+            format!(
+                "a lease lasts from {} s to {} s, not {} s",
+                LEASE.start().as_secs(),
+                LEASE.end().as_secs(),
+                asked.lease.as_secs()
+            ),
+        ));
+    }
+    let lease_s = asked.lease.as_secs();
+    if fleet.breakers().lease().as_secs() == lease_s {
+        return Ok(Vec::new());
+    }
+    let set = Event::LeaseSet(LeaseSet { lease_s });
+    Ok(published(fleet, vec![set], at))
 }
 
 pub(crate) fn by_hand(
@@ -463,10 +514,11 @@ pub(crate) fn end(
 }
 
 pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Rejection> {
-    let held = fleet.breakers().published().epoch;
-    if held > 0 && asked.above <= held {
+    let published = fleet.breakers().published();
+    if asked.is_done(published) {
         return Ok(Vec::new());
     }
+    let held = published.epoch;
     if asked.above.saturating_sub(held) > EPOCH_LEAP_MAX {
         return Err(Rejection::new(
             ErrorCode::PolicyInvalid,
@@ -476,7 +528,8 @@ pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Re
             ),
         ));
     }
-    Ok(vec![numbered(fleet, asked.above.max(held) + 1)])
+    let epoch = asked.above.max(held) + 1;
+    Ok(vec![numbered(fleet, epoch, Some(asked.signer))])
 }
 
 /// What belongs to a rise of the incarnation: this controller may have been
@@ -484,15 +537,17 @@ pub(crate) fn raise(fleet: &Fleet, asked: &RaisePolicy) -> Result<Vec<Event>, Re
 pub(crate) fn leap(fleet: &Fleet, mut events: Vec<Event>) -> Vec<Event> {
     let held = fleet.breakers().published().epoch;
     if held > 0 {
-        events.push(numbered(fleet, held.saturating_add(EPOCH_LEAP)));
+        let signer = fleet.breakers().published().signer;
+        events.push(numbered(fleet, held.saturating_add(EPOCH_LEAP), signer));
     }
     events
 }
 
-fn numbered(fleet: &Fleet, epoch: u64) -> Event {
+fn numbered(fleet: &Fleet, epoch: u64, signer: Option<KeyId>) -> Event {
     Event::PolicyPublished(PolicyPublished {
         epoch,
         digest: fleet.breakers().digest(),
+        signer,
     })
 }
 
@@ -508,6 +563,7 @@ pub(crate) fn published(fleet: &Fleet, mut events: Vec<Event>, at: &Moment) -> V
         events.push(Event::PolicyPublished(PolicyPublished {
             epoch: held.epoch.saturating_add(1),
             digest,
+            signer: held.signer,
         }));
     }
     events
@@ -558,27 +614,81 @@ pub(crate) fn admit_command(
     nodes: &[NodeId],
     at: &Moment,
 ) -> Result<(), Rejection> {
-    let attempt = Attempt::Command(action.name());
-    let stops =
-        |known: &Known| known.definition.gated.stops(attempt) && known.open().next().is_some();
-    if !is_gated(action) || !fleet.breakers().iter().any(|known| stops(known)) {
+    if !is_gated(action) {
         return Ok(());
     }
-    let policy = fleet.breakers().policy(fleet.id());
+    let attempt = Attempt::Command(action.name());
+    let nodes = nodes.iter().filter_map(|id| fleet.node(*id));
+    admit(fleet, attempt, nodes.map(AsRef::as_ref), at, |_| false)
+}
+
+/// Refuses a change of a deployment that every one of these nodes would refuse. One
+/// that a breaker waits for, to try itself on, is let through: it is held until
+/// probes are named.
+pub(crate) fn admit_change<'a>(
+    fleet: &Fleet,
+    deployment: DeploymentId,
+    nodes: impl Iterator<Item = &'a Node>,
+    at: &Moment,
+) -> Result<(), Rejection> {
+    let attempt = Attempt::Deploy(deployment);
+    let waits = |cell: &Cell| cell.tries_at().is_some_and(|tries_at| tries_at <= at.now);
+    admit(fleet, attempt, nodes, at, waits)
+}
+
+/// Refuses what every one of these nodes would refuse. Breakers stand aside for
+/// groups that are in a state which `yields` says.
+fn admit<'a>(
+    fleet: &Fleet,
+    attempt: Attempt<'_>,
+    nodes: impl Iterator<Item = &'a Node>,
+    at: &Moment,
+    yields: impl Fn(&Cell) -> bool,
+) -> Result<(), Rejection> {
+    let stops = |known: &Known| {
+        known.definition.gated.stops(attempt) && known.open().any(|(_, cell)| !yields(cell))
+    };
+    if !fleet.breakers().iter().any(|known| stops(known)) {
+        return Ok(());
+    }
+    let mut policy = fleet.breakers().policy(fleet.id());
+    policy.gates = fleet.breakers().gates(|cell| !yields(cell));
     // Nodes that the controller reaches have just heard of it.
     let standing = Standing {
         now: at.now,
         heard_at: Some(at.now),
     };
     let mut first = None;
-    for node in nodes.iter().filter_map(|id| fleet.node(*id)) {
+    for node in nodes {
         match policy.admit(node.subject(), attempt, standing) {
             Ok(()) => return Ok(()),
             Err(refusal) => first = first.or(Some(refusal)),
         }
     }
     match first {
-        Some(refusal) => Err(Rejection::new(refusal.code(), refusal.to_string())),
+        Some(refusal) => {
+            let code = refusal.code();
+            let when = tries(fleet, &refusal);
+            Err(Rejection::new(code, format!("{refusal}; {when}")))
+        }
         None => Ok(()),
+    }
+}
+
+/// When a breaker that refuses will try again, for a person.
+fn tries(fleet: &Fleet, refusal: &Refusal) -> String {
+    let Refusal::Breaker { breaker, state, .. } = refusal else {
+        return "it passes once the controller is heard".to_owned();
+    };
+    let known = fleet.breakers().get(breaker);
+    let cells = known.into_iter().flat_map(|known| known.open());
+    let tries_at = cells
+        .filter(|(_, cell)| cell.moved.to.name() == *state)
+        .filter_map(|(_, cell)| cell.tries_at())
+        .max();
+    match tries_at {
+        Some(at) => format!("it tries again at {at}"),
+        None if *state == BreakerState::HalfOpen.name() => "its probes are trying".to_owned(),
+        None => "it stays so until someone resets it".to_owned(),
     }
 }

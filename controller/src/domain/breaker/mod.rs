@@ -19,12 +19,14 @@ pub mod watchman;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::ErrorCode;
 use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Breaker, Transition};
 use protocol::condition::Rule;
 use protocol::id::{FleetId, NodeId};
+use protocol::key::KeyId;
 use protocol::message;
 use protocol::policy::{Gate, LEASE_MS_DEFAULT, Override, POLICY_BYTES_MAX, Policy};
 use protocol::time::UnixMillis;
@@ -71,6 +73,7 @@ pub struct Breakers {
     /// The conditions that nodes watch, by name: those of the alert rules.
     rules: BTreeMap<String, Rule>,
     published: Published,
+    lease_ms: u64,
 }
 
 /// A breaker and where it stands.
@@ -124,6 +127,8 @@ pub struct Published {
     pub at: UnixMillis,
     /// The digest of what it says.
     pub digest: Option<Digest>,
+    /// The key that signs it; none where that was not recorded.
+    pub signer: Option<KeyId>,
 }
 
 impl Default for Breakers {
@@ -136,7 +141,19 @@ impl Default for Breakers {
             override_last: 0,
             rules: BTreeMap::new(),
             published: Published::default(),
+            lease_ms: LEASE_MS_DEFAULT,
         }
+    }
+}
+
+impl Cell {
+    /// When the breaker tries again by itself, once there is something to try on;
+    /// none where only a person or its probes move it.
+    #[must_use]
+    pub fn tries_at(&self) -> Option<UnixMillis> {
+        let waits = self.moved.to == BreakerState::Open && self.moved.wait_ms > 0;
+        let wait = Duration::from_millis(self.moved.wait_ms);
+        waits.then(|| self.moved.at.after(wait))
     }
 }
 
@@ -225,6 +242,12 @@ impl Breakers {
         self.published
     }
 
+    /// How long nodes go on without a word from the controller.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
     /// A breaker by name.
     ///
     /// # Errors
@@ -253,8 +276,8 @@ impl Breakers {
             fleet,
             epoch: self.published.epoch,
             issued_at: self.published.at,
-            lease_ms: LEASE_MS_DEFAULT,
-            gates: self.gates(),
+            lease_ms: self.lease_ms,
+            gates: self.gates(|_| true),
             overrides: self
                 .overrides
                 .values()
@@ -264,10 +287,12 @@ impl Breakers {
         }
     }
 
-    fn gates(&self) -> Vec<Gate> {
+    /// What the policy forbids for the groups that are not closed and meant.
+    pub(crate) fn gates(&self, meant: impl Fn(&Cell) -> bool) -> Vec<Gate> {
         self.known
             .values()
             .flat_map(|known| known.open().map(move |open| (known, open)))
+            .filter(|(_, (_, cell))| meant(cell))
             .filter_map(|(known, (group, cell))| {
                 Some(Gate {
                     breaker: known.definition.name.clone(),
@@ -317,6 +342,8 @@ impl Breakers {
             self.known.remove(&event.breaker);
             self.overrides
                 .retain(|_, granted| granted.pass.breaker != event.breaker);
+        } else if let Event::LeaseSet(event) = event {
+            self.lease_ms = event.lease_s.saturating_mul(1000);
         } else if let Event::BreakerMoved(event) = event {
             if let Some(known) = self.known.get_mut(&event.breaker) {
                 Arc::make_mut(known).moved(by, event);
@@ -346,6 +373,7 @@ impl Breakers {
                 epoch: event.epoch,
                 at,
                 digest: Some(event.digest),
+                signer: event.signer,
             };
         }
     }

@@ -2,6 +2,7 @@
 //! are told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use protocol::breaker::BreakerState;
@@ -9,20 +10,27 @@ use protocol::breaker::machine::{Input, Reason, Transition};
 use protocol::command::{Action, ServiceVerb};
 use protocol::deployment::limit::NAME_BYTES_MAX;
 use protocol::id::{DeploymentId, NodeId};
-use protocol::policy::{Attempt, Policy, Scope, Standing};
+use protocol::key::KeyId;
+use protocol::policy::{Attempt, LEASE_MS_DEFAULT, Policy, Scope, Standing};
 
 use super::definition::{Definition, Group, PROBES_MAX, Signal, Span};
 use super::manage::{
     DefineBreaker, EPOCH_LEAP_MAX, EndOverride, Hand, MoveBreaker, OverrideBreaker, RaisePolicy,
-    RecordBreaker, RemoveBreaker,
+    RecordBreaker, RemoveBreaker, SetLease,
 };
 use super::{BREAKERS_COUNT_MAX, GROUPS_OPEN_MAX, OVERRIDES_COUNT_MAX};
 use crate::domain::access::caller::Caller;
+use crate::domain::deployment::apply::RollBackDeployment;
+use crate::domain::deployment::steer::{ApproveRollout, PauseRollout, ResumeRollout};
 use crate::domain::event::Event;
 use crate::domain::fleet::trust::RaiseIncarnation;
-use crate::domain::given::story::{self, by_site, told};
-use crate::domain::given::{FLEET, HOUR, World, node_id, order, run};
+use crate::domain::given::story::{self, by_site, started, told};
+use crate::domain::given::{
+    FLEET, HOUR, World, apply, decide_next, finished, how, node_id, order, run,
+};
 use crate::domain::operation::Operation;
+use crate::domain::rollout::event::Outcome;
+use crate::domain::rollout::params::{Approve, Params, SelfApproval};
 
 fn define(definition: Definition) -> Operation {
     Operation::DefineBreaker(DefineBreaker {
@@ -473,18 +481,164 @@ fn a_command_that_every_node_would_refuse_is_refused_at_once() {
     world.done(admin, issue("site=lyon", run()));
 }
 
+/// An apply as an administrator, of a name that there is not yet.
+fn applying(name: &str, on: &str) -> Operation {
+    Operation::ApplyDeployment(apply(name, 0, on, "nginx:1"))
+}
+
+/// Why the request is refused, in words.
+fn why(world: &mut World, operation: Operation) -> String {
+    let refusal = world.ask(world.admin, operation).unwrap_err();
+    assert_eq!(refusal.code().text(), "breaker.open");
+    refusal.to_string()
+}
+
+#[test]
+fn a_change_that_every_node_would_refuse_is_refused_at_once_with_when_it_tries_again() {
+    let mut world = sites();
+    let admin = world.admin;
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Trip));
+    let tripped = world.fleet.breakers().get("site").unwrap();
+    let tries_at = tripped.open().next().unwrap().1.tries_at().unwrap();
+    let said = why(&mut world, applying("web", "site=lyon"));
+    for part in [
+        "breaker site is open",
+        "it smells",
+        &format!("tries again at {tries_at}"),
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let command = Operation::IssueCommand(order("site=lyon", run()));
+    assert!(why(&mut world, command).contains("tries again at"));
+    // Some nodes would take it; an override lets the others pass.
+    world.done(admin, applying("some", "*"));
+    world.done(admin, pass("site", "site=lyon"));
+    world.done(admin, applying("web", "site=lyon"));
+
+    // One that only a person closes says so, whatever time it is.
+    world.done(admin, by_hand("site", Some("paris"), Hand::Isolate));
+    world.now = world.now.after(HOUR * 48);
+    let said = why(&mut world, applying("shop", "site=paris"));
+    assert!(said.contains("until someone resets it"), "{said}");
+}
+
+#[test]
+fn a_breaker_whose_cool_down_has_passed_waits_for_a_change_to_try() {
+    let mut world = sites();
+    let admin = world.admin;
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Trip));
+    why(&mut world, applying("web", "site=lyon"));
+    world.now = world.now.after(HOUR);
+    world.done(admin, applying("web", "site=lyon"));
+    // Half-open it has its probes, and others wait again.
+    let lyon = Group::Label("lyon".to_owned());
+    let half = moves(&world, "site", &lyon, &[Input::Tick]).remove(0);
+    assert_eq!(half.to, BreakerState::HalfOpen);
+    world.done(
+        Caller::System,
+        recorded(lyon.clone(), half.clone(), &[node_id(9)]),
+    );
+    let said = why(&mut world, applying("shop", "site=lyon"));
+    assert!(said.contains("its probes are trying"), "{said}");
+    let command = Operation::IssueCommand(order("site=lyon", run()));
+    why(&mut world, command);
+}
+
+#[test]
+fn a_rollout_that_every_node_would_refuse_is_neither_resumed_nor_approved() {
+    let mut world = sites();
+    let admin = world.admin;
+    let mut asked = apply("web", 0, "site=lyon", "nginx:1");
+    asked.how.params.waves[0].approve = Approve::Human;
+    asked.how.params.self_approval = SelfApproval::Allowed;
+    let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+    let pause = PauseRollout {
+        rollout,
+        reason: "a look".to_owned(),
+    };
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Isolate));
+    let approve = || {
+        Operation::ApproveRollout(ApproveRollout {
+            rollout,
+            wave: None,
+        })
+    };
+    let resume = || Operation::ResumeRollout(ResumeRollout { rollout });
+    why(&mut world, approve());
+    world.done(admin, Operation::PauseRollout(pause));
+    why(&mut world, resume());
+    world.done(admin, by_hand("site", Some("lyon"), Hand::Reset));
+    world.done(admin, resume());
+    world.done(admin, approve());
+}
+
+#[test]
+fn a_rollback_passes_every_breaker() {
+    let mut world = sites();
+    let admin = world.admin;
+    for (base, image) in [(0, "nginx:1"), (1, "nginx:2")] {
+        let asked = apply("web", base, "*", image);
+        let rollout = started(&world.done(admin, Operation::ApplyDeployment(asked)));
+        let end = decide_next(&world.fleet, rollout, |step| {
+            finished(rollout, step, Outcome::Completed)
+        });
+        world.done(Caller::System, end);
+    }
+    world.done(admin, by_hand("site", None, Hand::Isolate));
+    let deployment = world.fleet.deployments().named("web").unwrap().id;
+    let back = |to| {
+        Operation::RollBackDeployment(RollBackDeployment {
+            deployment,
+            base: 2,
+            to,
+            how: how(Params::default()),
+        })
+    };
+    let again = Operation::ApplyDeployment(apply("web", 2, "*", "nginx:3"));
+    why(&mut world, again);
+    world.done(admin, back(Some(1)));
+}
+
+#[test]
+fn a_lease_is_set_within_bounds_by_who_may_and_told_to_nodes() {
+    let mut world = sites();
+    let admin = world.admin;
+    let set = |lease| Operation::SetLease(SetLease { lease });
+    assert_eq!(policy(&world).lease_ms, LEASE_MS_DEFAULT);
+    let operator = world.person("ann", "operator", None);
+    assert_eq!(world.refused(operator, set(HOUR)), "access.denied");
+    for lease in [Duration::ZERO, HOUR / 7, HOUR * 24 * 31] {
+        assert_eq!(world.refused(admin, set(lease)), "breaker.invalid");
+    }
+    let before = epoch(&world);
+    let events = world.done(admin, set(HOUR));
+    assert_eq!(names(&events), ["policy.lease_set", "policy.published"]);
+    assert_eq!(policy(&world).lease_ms, 3_600_000);
+    assert_eq!(epoch(&world), before + 1);
+    assert_eq!(world.done(admin, set(HOUR)), []);
+}
+
 #[test]
 fn a_number_that_a_node_holds_is_overtaken_and_a_wild_one_is_not_believed() {
     let mut world = World::new();
     let system = Caller::System;
-    let raise = |above| Operation::RaisePolicy(RaisePolicy { above });
+    let raise_by = |above, key| {
+        let signer = KeyId([key; 8]);
+        Operation::RaisePolicy(RaisePolicy { above, signer })
+    };
+    let raise = |above| raise_by(above, 1);
     world.done(system, raise(0));
     assert_eq!(epoch(&world), 1);
     assert_eq!(names(&world.done(system, raise(0))), [""; 0]);
     world.done(system, raise(41));
     assert_eq!(epoch(&world), 42);
     assert_eq!(names(&world.done(system, raise(42))), [""; 0]);
-    let wild = raise(43 + EPOCH_LEAP_MAX);
+    // What another key signs is another policy, once.
+    world.done(system, raise_by(0, 2));
+    assert_eq!(epoch(&world), 43);
+    assert_eq!(names(&world.done(system, raise_by(0, 2))), [""; 0]);
+    world.done(system, raise(0));
+    let wild = raise(45 + EPOCH_LEAP_MAX);
     assert_eq!(world.refused(system, wild), "policy.invalid");
     assert_eq!(world.refused(system, raise(u64::MAX)), "policy.invalid");
     let restored = RaiseIncarnation {

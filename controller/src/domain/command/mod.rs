@@ -227,6 +227,7 @@ impl Commands {
             | Event::BreakerRemoved(_)
             | Event::BreakerMoved(_)
             | Event::BreakerOverridden(_)
+            | Event::LeaseSet(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_)
             | Event::WindowSet(_)

@@ -15,6 +15,7 @@ use protocol::selector::Selector;
 use crate::domain::access::authorize::reach;
 use crate::domain::access::caller::Caller;
 use crate::domain::access::permission::Permission;
+use crate::domain::breaker::manage::admit_change;
 use crate::domain::command::issue::EmptyAim;
 use crate::domain::decide::{Decided, Targets};
 use crate::domain::deployment::event::{
@@ -352,6 +353,11 @@ fn start(
     check_limits(fleet, &applied, &how.params)?;
     let rollout: RolloutId = at.ids.id(1);
     let plan = plan(fleet, &applied, kind, how)?;
+    if kind == Kind::Forward {
+        let members = plan.waves.iter().flatten();
+        let nodes = members.filter_map(|member| fleet.node(member.node));
+        admit_change(fleet, applied.deployment, nodes.map(AsRef::as_ref), at)?;
+    }
     let started = RolloutStarted {
         rollout,
         deployment: applied.deployment,

@@ -4,6 +4,8 @@ use protocol::ErrorCode;
 use protocol::id::RolloutId;
 
 use crate::domain::access::caller::Caller;
+use crate::domain::breaker::manage::admit_change;
+use crate::domain::deployment::apply::candidates;
 use crate::domain::deployment::rollouts::Rollout;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
@@ -11,7 +13,8 @@ use crate::domain::fleet::node::NODE_TEXT_BYTES_MAX;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::{Rejection, cut};
 use crate::domain::rollout::event::{
-    AfterAbort, Decision, PauseReason, RolloutAborted, RolloutPaused, RolloutResumed, WaveApproved,
+    AfterAbort, Decision, Kind, PauseReason, RolloutAborted, RolloutPaused, RolloutResumed,
+    WaveApproved,
 };
 
 /// Start nothing more until someone resumes.
@@ -77,6 +80,7 @@ pub(crate) fn resume(
     at: &Moment,
 ) -> Result<Vec<Event>, Rejection> {
     let rollout = fleet.rollouts().existing(asked.rollout)?;
+    admit(fleet, rollout, at)?;
     decide(
         rollout,
         Decision::Resumed(RolloutResumed {
@@ -91,6 +95,7 @@ pub(crate) fn approve(
     fleet: &Fleet,
     caller: &Caller,
     asked: &ApproveRollout,
+    at: &Moment,
 ) -> Result<Vec<Event>, Rejection> {
     let rollout = fleet.rollouts().existing(asked.rollout)?;
     // By principal: two keys of one person are one person.
@@ -111,6 +116,7 @@ pub(crate) fn approve(
             ),
         ));
     }
+    admit(fleet, rollout, at)?;
     decide(
         rollout,
         Decision::WaveApproved(WaveApproved {
@@ -137,6 +143,20 @@ pub(crate) fn abort(fleet: &Fleet, asked: &AbortRollout) -> Result<Vec<Event>, R
 pub(crate) fn record(fleet: &Fleet, asked: &RecordRollout) -> Result<Vec<Event>, Rejection> {
     let rollout = fleet.rollouts().existing(asked.decision.rollout())?;
     decide(rollout, asked.decision.clone())
+}
+
+/// Refuses to let a rollout go on that breakers stop on every node. What goes back
+/// always may.
+fn admit(fleet: &Fleet, rollout: &Rollout, at: &Moment) -> Result<(), Rejection> {
+    let known = fleet.deployments().get(rollout.deployment);
+    let revision = known.and_then(|known| known.revisions.get(&rollout.revision));
+    match revision {
+        Some(revision) if rollout.course.kind == Kind::Forward => {
+            let nodes = candidates(fleet, &revision.selector, Kind::Forward);
+            admit_change(fleet, rollout.deployment, nodes, at)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn decide(rollout: &Rollout, decision: Decision) -> Result<Vec<Event>, Rejection> {

@@ -280,6 +280,7 @@ impl Fleet {
             | Event::BreakerRemoved(_)
             | Event::BreakerMoved(_)
             | Event::BreakerOverridden(_)
+            | Event::LeaseSet(_)
             | Event::OverrideEnded(_)
             | Event::PolicyPublished(_) => Arc::make_mut(&mut self.breakers).apply(record),
             Event::WindowSet(_)

@@ -9,7 +9,7 @@ use protocol::breaker::machine::{Input, Reason, Transition};
 use protocol::command::Action;
 use protocol::deployment::spec::FileKind;
 use protocol::id::{ApiKeyId, CommandId, DeploymentId, NodeId, PrincipalId, RolloutId, TokenId};
-use protocol::key::PublicKey;
+use protocol::key::{KeyId, PublicKey};
 use protocol::policy::Gated;
 use protocol::selector::Selector;
 use protocol::time::UnixMillis;
@@ -32,7 +32,7 @@ use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected
 use crate::domain::breaker::definition::{Definition, Group, Signal, Span};
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, Hand, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
-    RemoveBreaker,
+    RemoveBreaker, SetLease,
 };
 use crate::domain::command::Counts;
 use crate::domain::command::issue::{Aim, CancelCommand, ConcludeCommand, EmptyAim};
@@ -529,7 +529,10 @@ fn breaking(world: &World, a: u8, b: u8) -> (Caller, Operation) {
             let above = u64::from(a);
             (
                 Caller::System,
-                Operation::RaisePolicy(RaisePolicy { above }),
+                Operation::RaisePolicy(RaisePolicy {
+                    above,
+                    signer: KeyId([8; 8]),
+                }),
             )
         }
         _ => {
@@ -627,6 +630,8 @@ fn guarding(world: &mut World) {
     world.done(admin, Operation::EndSilence(EndSilence { number: 1 }));
     let rule = "disk".to_owned();
     world.done(admin, Operation::RemoveAlertRule(RemoveAlertRule { rule }));
+    let lease = HOUR;
+    world.done(admin, Operation::SetLease(SetLease { lease }));
 }
 
 fn alerting(world: &World, a: u8, b: u8) -> (Caller, Operation) {

@@ -133,6 +133,15 @@ impl Course {
         }
     }
 
+    /// Whether something that happened then was known to whoever started the rollout
+    /// or resumed it last.
+    #[must_use]
+    pub fn is_known(&self, at: UnixMillis) -> bool {
+        self.acknowledged_at
+            .map_or(self.started_at, |seen| seen.max(self.started_at))
+            >= at
+    }
+
     /// What must agree before the next wave starts, where that is still open.
     #[must_use]
     pub fn gate(&self) -> Option<Approve> {

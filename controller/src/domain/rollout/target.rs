@@ -287,6 +287,29 @@ impl Verdict {
 }
 
 impl TargetState {
+    /// Every state, in the order in which they are gone through.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Pending,
+        Self::Windowed,
+        Self::Cordoned,
+        Self::Held,
+        Self::Delayed,
+        Self::Sent,
+        Self::Working,
+        Self::Healthy,
+        Self::Committing,
+        Self::Succeeded,
+        Self::Recalling,
+        Self::Reverting,
+        Self::Recalled,
+        Self::Reverted,
+        Self::Failed,
+        Self::Refused,
+        Self::Silent,
+        Self::Drained,
+        Self::Skipped,
+    ];
+
     /// How many states there are.
     pub const COUNT: usize = 19;
 

@@ -1,7 +1,7 @@
 //! Given a rollout, when this happens, then that. The stories that users fear are
 //! in `tests/scenarios`; here are the rules one by one, and the properties.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -413,26 +413,9 @@ fn nodes_that_are_away_neither_succeed_nor_hold_up_a_wave_for_ever() {
         given.machine.stand(given.now),
         Stand::Awaiting { .. }
     ));
+    // Nothing was changed in it: it says nothing against what the first has proved.
     given.pass(5 * MINUTE);
-    let Some(Stop::Paused(why)) = given.machine.course().stop.clone() else {
-        panic!("{:?}", given.machine.course());
-    };
-    assert_eq!(
-        why,
-        PauseReason::Inconclusive {
-            wave: 1,
-            absent: 1,
-            succeeded: 0,
-            of: 1
-        }
-    );
-    // Someone knows better.
-    let resumed = RolloutResumed {
-        rollout: ROLLOUT,
-        step: given.step(),
-        acknowledged_at: given.now,
-    };
-    given.decide(Decision::Resumed(resumed));
+    assert_eq!(given.machine.course().stop, None);
     given.all_succeed(MINUTE);
     given.pass(10 * MINUTE);
     let end = given.machine.course().finished.clone().unwrap();
@@ -444,6 +427,45 @@ fn nodes_that_are_away_neither_succeed_nor_hold_up_a_wave_for_ever() {
     given.sent.clear();
     given.when(Input::Up(second));
     assert_eq!(given.told(Want::Run), [second]);
+}
+
+#[test]
+fn a_canary_whose_nodes_are_all_away_proves_nothing_and_waits_for_a_person() {
+    let params = fast(vec![count(1), Wave::default()]);
+    let (event, plan) = started(&params, &[1, 2, 3]);
+    let canary = plan.waves[0][0].node;
+    let rows = plan.rows(START);
+    let up = rows
+        .keys()
+        .copied()
+        .filter(|node| *node != canary)
+        .collect();
+    let mut given = Given::new(params, 3);
+    given.machine = Rollout::resume(Course::new(&event, START), rows, &up, START);
+    given.sent.clear();
+    given.when(Input::Tick);
+    given.pass(10 * MINUTE);
+    assert_eq!(given.told(Want::Run), []);
+    let Some(Stop::Paused(why)) = given.machine.course().stop.clone() else {
+        panic!("{:?}", given.machine.course());
+    };
+    let inconclusive = PauseReason::Inconclusive {
+        wave: 0,
+        absent: 1,
+        succeeded: 0,
+        of: 1,
+    };
+    assert_eq!(why, inconclusive);
+    // Someone knows better.
+    let resumed = RolloutResumed {
+        rollout: ROLLOUT,
+        step: given.step(),
+        acknowledged_at: given.now,
+    };
+    given.decide(Decision::Resumed(resumed));
+    given.all_succeed(10 * MINUTE);
+    let end = given.machine.course().finished.clone().unwrap();
+    assert_eq!((end.counts.succeeded, end.counts.unreached), (2, 1));
 }
 
 #[test]
@@ -536,7 +558,8 @@ fn breakers_hold_or_halt_what_moves_forward_and_let_rollbacks_pass() {
     let trip = |action| Input::BreakerTripped {
         breaker: "fleet".to_owned(),
         action,
-        at: START,
+        at: START.after(Duration::from_millis(1)),
+        passing: BTreeSet::new(),
     };
     let slow = || Params {
         waves: vec![Wave::default()],

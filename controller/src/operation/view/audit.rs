@@ -16,8 +16,12 @@ pub struct RecordView {
     pub caller: String,
     /// What kind of record, such as `node.revoked` or `request.denied`.
     pub kind: String,
-    /// What happened, for people.
+    /// What happened, for people: one line of at most 240 characters, with what is
+    /// large left out.
     pub summary: String,
+    /// The event as it is recorded.
+    #[schema(value_type = Object)]
+    pub event: serde_json::Value,
     /// The record's hash, in hex.
     pub hash: String,
 }

@@ -22,6 +22,14 @@ pub struct BreakerList {
     pub lease_s: u64,
 }
 
+/// For how long nodes go on without a word from the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseView {
+    /// Seconds of silence after which nodes refuse what can be gated.
+    pub lease_s: u64,
+}
+
 /// A breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BreakerView {

@@ -33,6 +33,8 @@ pub struct RolloutView {
     pub reason: String,
     /// Whether it has ended.
     pub done: bool,
+    /// Whether it stands still until a person resumes, approves or aborts it.
+    pub awaits_person: bool,
     /// When it ended.
     pub finished_at: Option<Stamp>,
     /// Number of targets.

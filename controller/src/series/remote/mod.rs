@@ -8,6 +8,9 @@
 //! What the other store refuses for good (a 4xx other than 429, such as samples
 //! out of order from a backfill) is dropped and counted, never tried again: it
 //! would be refused for ever and hold up the rest.
+//!
+//! Requests go by the guarded client: a store on a private network is reached when
+//! the configuration lists that network, and is tried in vain otherwise.
 
 mod message;
 
@@ -22,15 +25,15 @@ use std::time::Duration;
 use prost::Message as _;
 use protocol::id::NodeId;
 use protocol::telemetry::frame::Frame;
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT,
-};
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Tags;
-use super::error::told;
+use crate::outbound::address::Network;
+use crate::outbound::{Outbound, Request};
 pub(super) use message::write_request;
 
 /// Frames that wait. Ten thousand nodes at a frame a minute fill it in a minute
@@ -53,6 +56,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// up to here.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// Bytes of an answer: the other store says nothing or why it refused.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 /// What is kept of an answer that says why it refused.
 const REASON_BYTES_MAX: usize = 512;
 
@@ -65,6 +71,8 @@ pub struct Settings {
     pub bearer_token_file: Option<PathBuf>,
     /// CA of its certificate, PEM; the system's own roots otherwise.
     pub ca_file: Option<PathBuf>,
+    /// Networks that may be reached besides the public internet.
+    pub allow: Vec<Network>,
 }
 
 /// Why remote write cannot be set up.
@@ -114,7 +122,8 @@ pub(super) struct Forwarded {
 /// The task that sends.
 pub(super) struct Forwarder {
     url: reqwest::Url,
-    client: reqwest::Client,
+    outbound: Outbound,
+    headers: HeaderMap,
     queue: mpsc::Receiver<Forwarded>,
     tags: Tags,
     counters: Arc<super::Counters>,
@@ -156,10 +165,6 @@ impl Forwarder {
             "x-prometheus-remote-write-version",
             HeaderValue::from_static("0.1.0"),
         );
-        headers.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION"))),
-        );
         if let Some(path) = settings.bearer_token_file {
             let token = read(&path)?;
             let text = String::from_utf8_lossy(&token);
@@ -168,22 +173,23 @@ impl Forwarder {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let mut client = reqwest::Client::builder()
-            .default_headers(headers)
-            .timeout(ANSWER_MAX)
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(path) = settings.ca_file {
-            let pem = read(&path)?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(SetupError::Client)?;
-            client = client.tls_certs_only(roots);
-        }
-        let client = client.build().map_err(SetupError::Client)?;
+        let outbound = match settings.ca_file {
+            Some(path) => {
+                let pem = read(&path)?;
+                let roots =
+                    reqwest::Certificate::from_pem_bundle(&pem).map_err(SetupError::Client)?;
+                Outbound::trusting(settings.allow, roots)
+            }
+            None => Outbound::new(settings.allow),
+        };
+        let outbound = outbound.map_err(SetupError::Client)?;
         let (sender, queue) = mpsc::channel(QUEUE_FRAMES);
         Ok((
             sender,
             Self {
                 url,
-                client,
+                outbound,
+                headers,
                 queue,
                 tags,
                 counters,
@@ -280,25 +286,29 @@ impl Forwarder {
     }
 
     async fn post(&self, body: Vec<u8>) -> Answer {
-        let mut response = match self.client.post(self.url.clone()).body(body).send().await {
-            Ok(response) => response,
-            Err(error) => return Answer::TryAgain(told(&error.without_url())),
+        let request = Request {
+            method: Method::POST,
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            body,
+            timeout: ANSWER_MAX,
+            bytes_max: ANSWER_BYTES_MAX,
         };
-        let status = response.status();
-        if status.is_success() {
+        let answer = match self.outbound.send(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Answer::TryAgain(error.to_string()),
+        };
+        if (200..300).contains(&answer.status) {
             return Answer::Taken;
         }
-        let mut reason = status.to_string();
-        if let Ok(Some(chunk)) = response.chunk().await {
-            let kept = chunk.get(..REASON_BYTES_MAX).unwrap_or(&chunk);
+        let mut reason = answer.status.to_string();
+        let kept = answer.body.get(..REASON_BYTES_MAX).unwrap_or(&answer.body);
+        if !kept.is_empty() {
             reason.push_str(": ");
-            reason.extend(
-                String::from_utf8_lossy(kept)
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c }),
-            );
+            let text = String::from_utf8_lossy(kept);
+            reason.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
         }
-        if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+        if answer.status >= 500 || answer.status == 429 {
             Answer::TryAgain(reason)
         } else {
             Answer::Refused(reason)

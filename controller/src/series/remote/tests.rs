@@ -108,6 +108,7 @@ fn plain(address: SocketAddr) -> Settings {
         url: format!("http://{address}/api/v1/write"),
         bearer_token_file: None,
         ca_file: None,
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
     }
 }
 
@@ -203,6 +204,19 @@ async fn what_is_refused_for_good_is_dropped_and_counted() {
     sender.send(frame()).await.unwrap();
     run_until(forwarder, || read(&counters.remote.dropped) == 2).await;
     assert_eq!(read(&counters.remote.retries), 0);
+}
+
+#[tokio::test]
+async fn a_store_on_a_network_that_is_not_listed_is_never_reached() {
+    let (address, requests) = server(&[204]);
+    let (sender, forwarder, counters) = forwarder(Settings {
+        allow: Vec::new(),
+        ..plain(address)
+    });
+    sender.send(frame()).await.unwrap();
+    run_until(forwarder, || read(&counters.remote.retries) > 1).await;
+    assert_eq!(read(&counters.remote.sent), 0);
+    assert_eq!(requests.try_iter().count(), 0);
 }
 
 #[tokio::test]

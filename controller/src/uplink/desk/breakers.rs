@@ -9,7 +9,7 @@
 //! as a numbered order at its hello or next heartbeat, which is sure. A node takes
 //! whichever comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::breaker::BreakerState;
@@ -19,11 +19,13 @@ use protocol::deployment::observed::{DeploymentResult, DeploymentState};
 use protocol::down::DownBody;
 use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::key::KeyId;
-use protocol::policy::SignedPolicy;
+use protocol::policy::{Attempt, SignedPolicy, Standing};
 use protocol::time::UnixMillis;
 
+use super::rollouts::Running;
 use super::{Answer, Desk, DeskEvent};
-use crate::domain::breaker::definition::OnTrip;
+use crate::domain::breaker::Cell;
+use crate::domain::breaker::definition::{Group, OnTrip};
 use crate::domain::breaker::event::BreakerMoved;
 use crate::domain::breaker::watchman::{Field, Watchman, covers_rollout};
 use crate::domain::rollout::event::{AfterAbort, Decision, Kind, RolloutAborted};
@@ -50,6 +52,14 @@ pub(super) struct Guard {
     /// Rollouts are to be told anew which breakers hold them.
     tell: bool,
     signed: Option<(u64, KeyId, SignedPolicy)>,
+}
+
+/// What a breaker wants of a rollout that it covers.
+#[derive(Debug)]
+struct Hold {
+    action: OnTrip,
+    at: UnixMillis,
+    passing: BTreeSet<NodeId>,
 }
 
 /// Something that a node reported, to be told once it is durable.
@@ -206,7 +216,7 @@ impl<S: FrameSink> Desk<S> {
             .overrides()
             .filter(|(_, granted)| granted.pass.until <= now)
             .map(|(number, _)| DeskEvent::OverrideOver(number));
-        over.chain(self.aborts()).collect()
+        over.chain(self.aborts(now)).collect()
     }
 
     /// The nodes that open rollouts would change, the next ones first.
@@ -214,11 +224,16 @@ impl<S: FrameSink> Desk<S> {
         let mut wanted = Vec::new();
         for running in self.deployments.running.values() {
             let course = &running.row.course;
-            if course.finished.is_some() || course.kind != Kind::Forward {
+            // One that waits for a person would leave its nodes untried.
+            if !course.is_running() || course.kind != Kind::Forward {
                 continue;
             }
+            let begins = course.gate().map_or(u32::MAX, |_| course.next_wave());
             let waiting = |state| matches!(state, TargetState::Pending | TargetState::Delayed);
-            let rows = running.machine.rows().filter(|(_, row)| waiting(row.state));
+            let rows = running
+                .machine
+                .rows()
+                .filter(|(_, row)| waiting(row.state) && row.wave < begins);
             wanted.extend(
                 rows.map(|(node, row)| ((row.wave, row.rank), node, running.row.deployment)),
             );
@@ -237,7 +252,7 @@ impl<S: FrameSink> Desk<S> {
         }
         let ids: Vec<RolloutId> = self.deployments.running.keys().copied().collect();
         for id in ids {
-            let held = self.holding(id);
+            let held = self.holding(id, now);
             // What holds it is shown, also when it does nothing about it.
             self.deployments.changed.insert(id);
             let Some(running) = self.deployments.running.get(&id) else {
@@ -252,15 +267,16 @@ impl<S: FrameSink> Desk<S> {
             for breaker in freed {
                 self.step(id, Input::BreakerReset { breaker }, now);
             }
-            for (breaker, (action, at)) in held {
-                let action = match action {
+            for (breaker, hold) in held {
+                let action = match hold.action {
                     OnTrip::Hold => BreakerAction::Hold,
                     OnTrip::Halt | OnTrip::Revert => BreakerAction::Halt,
                 };
                 let input = Input::BreakerTripped {
                     breaker,
                     action,
-                    at,
+                    at: hold.at,
+                    passing: hold.passing,
                 };
                 self.step(id, input, now);
             }
@@ -272,11 +288,12 @@ impl<S: FrameSink> Desk<S> {
         self.guard.tell = true;
     }
 
-    /// The breakers that hold a rollout. A half-open one holds none: its probes are
-    /// tried by rollouts, and the nodes that are not probes refuse by themselves.
-    fn holding(&self, id: RolloutId) -> BTreeMap<String, (OnTrip, UnixMillis)> {
+    /// The breakers that hold a rollout: those that some of its targets do not pass.
+    /// A half-open one holds back all but its probes, and wants nothing gone back.
+    fn holding(&self, id: RolloutId, now: UnixMillis) -> BTreeMap<String, Hold> {
+        let mut held = BTreeMap::new();
         let Some(running) = self.deployments.running.get(&id) else {
-            return BTreeMap::new();
+            return held;
         };
         let deployment = running.row.deployment;
         let revision = self
@@ -285,34 +302,63 @@ impl<S: FrameSink> Desk<S> {
             .get(deployment)
             .and_then(|known| known.revisions.get(&running.row.revision));
         let Some(revision) = revision else {
-            return BTreeMap::new();
+            return held;
         };
-        let mut held = BTreeMap::new();
         for known in self.fleet.breakers().iter() {
             let definition = &known.definition;
-            let since = known
+            let covering = |group: &Group| {
+                let on = &revision.selector;
+                covers_rollout(definition, group, deployment, on, &self.fleet)
+            };
+            let cells: Vec<&Cell> = known
                 .open()
-                .filter(|(_, cell)| cell.moved.to != BreakerState::HalfOpen)
-                .filter(|(group, _)| {
-                    covers_rollout(
-                        definition,
-                        group,
-                        deployment,
-                        &revision.selector,
-                        &self.fleet,
-                    )
-                })
-                .map(|(_, cell)| cell.moved.at)
-                .max();
-            if let Some(at) = since {
-                held.insert(definition.name.clone(), (definition.rollouts, at));
+                .filter(|(group, _)| covering(group))
+                .map(|(_, cell)| cell)
+                .collect();
+            let Some(at) = cells.iter().map(|cell| cell.moved.at).max() else {
+                continue;
+            };
+            let passing = self.passing(&definition.name, running, now);
+            if passing.len() == running.machine.rows().count() {
+                continue;
             }
+            let tries = cells
+                .iter()
+                .all(|cell| cell.moved.to == BreakerState::HalfOpen);
+            let hold = Hold {
+                action: if tries {
+                    OnTrip::Hold
+                } else {
+                    definition.rollouts
+                },
+                at,
+                passing,
+            };
+            held.insert(definition.name.clone(), hold);
         }
         held
     }
 
+    /// The targets of a rollout that pass a breaker, as the nodes themselves judge.
+    fn passing(&self, breaker: &str, running: &Running, now: UnixMillis) -> BTreeSet<NodeId> {
+        let mut policy = self.fleet.breakers().policy(self.fleet.id());
+        policy.gates.retain(|gate| gate.breaker == breaker);
+        let attempt = Attempt::Deploy(running.row.deployment);
+        let standing = Standing {
+            now,
+            heard_at: Some(now),
+        };
+        running
+            .machine
+            .rows()
+            .filter_map(|(node, _)| self.fleet.node(node))
+            .filter(|node| policy.admit(node.subject(), attempt, standing).is_ok())
+            .map(|node| node.id)
+            .collect()
+    }
+
     /// Rollouts that a breaker wants gone back, and which do not yet.
-    fn aborts(&self) -> Vec<DeskEvent> {
+    fn aborts(&self, now: UnixMillis) -> Vec<DeskEvent> {
         let mut aborts = Vec::new();
         for (id, running) in &self.deployments.running {
             let course = &running.row.course;
@@ -320,9 +366,9 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             }
             let reverting = self
-                .holding(*id)
+                .holding(*id, now)
                 .into_iter()
-                .find(|(_, (action, _))| *action == OnTrip::Revert);
+                .find(|(_, hold)| hold.action == OnTrip::Revert && !course.is_known(hold.at));
             if let Some((breaker, _)) = reverting {
                 let decision = Decision::Aborted(RolloutAborted {
                     rollout: *id,

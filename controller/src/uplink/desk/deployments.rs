@@ -21,9 +21,9 @@ use protocol::down::DownBody;
 use protocol::id::{DeploymentId, NodeId, RolloutId};
 use protocol::time::{UnixMillis, millis};
 
+use super::removals::Removal;
 use super::rollouts::Running;
-use super::{Desk, DeskEvent, Seen};
-use crate::domain::deployment::Deployment;
+use super::{Desk, Seen};
 use crate::domain::rollout::target::TargetState;
 use crate::domain::session::{Order, RunOrder};
 use crate::uplink::intake::{IntakeError, StoredDesired, StoredResult, StoredRollout, StoredWant};
@@ -38,10 +38,6 @@ const RELEASES_PER_S: u64 = 50;
 /// that have come to their end.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is asked again to forget a deployment, and how long a removal
-/// waits for nodes at least.
-const FORGET_AGAIN: Duration = Duration::from_secs(15);
-
 /// The desk's memory of deployments. Rebuilt from the intake.
 #[derive(Debug, Default)]
 pub(super) struct Deployments {
@@ -54,11 +50,13 @@ pub(super) struct Deployments {
     behind: VecDeque<NodeId>,
     /// Nodes whose order for a deployment is not what it should be, and which no
     /// rollout brings.
-    astray: BTreeSet<(DeploymentId, NodeId)>,
+    pub(super) astray: BTreeSet<(DeploymentId, NodeId)>,
     pub(super) bucket: Bucket,
     looked_at: UnixMillis,
     /// When it was asked to forget a deployment last.
-    forget_asked: BTreeMap<DeploymentId, UnixMillis>,
+    pub(super) forget_asked: BTreeMap<DeploymentId, UnixMillis>,
+    /// Removals that go through their waves.
+    pub(super) removing: BTreeMap<DeploymentId, Removal>,
     /// Rollouts whose status is to be shown anew.
     pub(super) changed: BTreeSet<RolloutId>,
 }
@@ -108,7 +106,7 @@ impl Deployments {
     }
 
     /// The nodes that have an order for a deployment.
-    fn nodes_of(&self, deployment: DeploymentId) -> Vec<NodeId> {
+    pub(super) fn nodes_of(&self, deployment: DeploymentId) -> Vec<NodeId> {
         self.wants
             .iter()
             .filter(|(_, wants)| wants.items.contains_key(&deployment))
@@ -139,9 +137,13 @@ impl<S: FrameSink> Desk<S> {
         self.deployments = deployments;
         self.load_rollouts(now)?;
         self.load_service(now);
-        let known: Vec<DeploymentId> = self.fleet.deployments().iter().map(|it| it.id).collect();
-        for deployment in known {
-            self.review(deployment);
+        let fleet = Arc::clone(&self.fleet);
+        for known in fleet.deployments().iter() {
+            if known.removal.is_some() {
+                self.begin_removal(known.id);
+            } else {
+                self.review(known.id);
+            }
         }
         for (node, seat) in &mut self.seats {
             if seat.queued {
@@ -530,40 +532,5 @@ impl<S: FrameSink> Desk<S> {
             }
             self.link_changed(node, is_up, now);
         }
-    }
-
-    /// Asks to forget deployments that are gone from every node that can be
-    /// reached. The others are told when they come back: their orders stay.
-    fn look_at_removals(&mut self, now: UnixMillis) {
-        let removed: Vec<Arc<Deployment>> = self
-            .fleet
-            .deployments()
-            .iter()
-            .filter(|known| known.removal.is_some())
-            .map(Arc::clone)
-            .collect();
-        for known in removed {
-            let Some((asked_at, _)) = known.removal else {
-                continue;
-            };
-            let waits = self.deployments.nodes_of(known.id).into_iter().any(|node| {
-                self.deployments.up.contains(&node)
-                    || self.deployments.astray.contains(&(known.id, node))
-            });
-            let since = self
-                .deployments
-                .forget_asked
-                .get(&known.id)
-                .copied()
-                .unwrap_or(asked_at);
-            if !waits && now.since(since) >= FORGET_AGAIN {
-                self.deployments.forget_asked.insert(known.id, now);
-                self.work.events.push(DeskEvent::Gone(known.id));
-            }
-        }
-        let fleet = Arc::clone(&self.fleet);
-        self.deployments
-            .forget_asked
-            .retain(|id, _| fleet.deployments().get(*id).is_some());
     }
 }

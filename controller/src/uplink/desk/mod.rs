@@ -18,6 +18,7 @@ mod entries;
 mod notices;
 mod orders;
 mod receive;
+mod removals;
 mod rollouts;
 mod service;
 #[cfg(test)]
@@ -180,6 +181,8 @@ pub struct DeskStats {
     pub breaker_transitions: Transitions,
     /// Alerts.
     pub alerts: AlertCounts,
+    /// Rollouts that ended, by how, and the time that they took together.
+    pub rollouts_ended: BTreeMap<&'static str, (u64, Duration)>,
     /// The code of the last failure, while it lasts.
     pub failing: Option<ErrorCode>,
 }

@@ -160,6 +160,7 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::BreakerDefined(_) | Event::BreakerRemoved(_) => self.load_breakers(),
             Event::BreakerMoved(event) => self.breaker_moved(event),
+            Event::BreakerOverridden(_) | Event::OverrideEnded(_) => self.tell_breakers(),
             Event::PolicyPublished(_) => self.publish_policy(),
             Event::WindowSet(_)
             | Event::WindowRemoved(_)
@@ -201,10 +202,9 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchiveRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
-            | Event::BreakerOverridden(_)
-            | Event::OverrideEnded(_)
             | Event::SinkSet(_)
             | Event::SinkRemoved(_)
+            | Event::LeaseSet(_)
             | Event::DenialsCounted(_) => {}
         }
     }

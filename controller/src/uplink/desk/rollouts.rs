@@ -33,29 +33,6 @@ use crate::uplink::sink::FrameSink;
 /// A rollout is stepped at least this often, whatever it says that it waits for.
 const TICK_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// Every state of a target, in the order in which it is gone through.
-const STATES: [TargetState; TargetState::COUNT] = [
-    TargetState::Pending,
-    TargetState::Windowed,
-    TargetState::Cordoned,
-    TargetState::Held,
-    TargetState::Delayed,
-    TargetState::Sent,
-    TargetState::Working,
-    TargetState::Healthy,
-    TargetState::Committing,
-    TargetState::Succeeded,
-    TargetState::Recalling,
-    TargetState::Reverting,
-    TargetState::Recalled,
-    TargetState::Reverted,
-    TargetState::Failed,
-    TargetState::Refused,
-    TargetState::Silent,
-    TargetState::Drained,
-    TargetState::Skipped,
-];
-
 /// A rollout that is carried out.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -203,7 +180,17 @@ impl<S: FrameSink> Desk<S> {
         let row = running.row.clone();
         self.work.batch.rollouts.insert(id, row.clone());
         if finished {
+            self.count_end(&row);
             self.ended(id, &row, now);
+        }
+    }
+
+    fn count_end(&mut self, row: &StoredRollout) {
+        if let Some(end) = &row.course.finished {
+            let ended = self.stats.rollouts_ended.entry(end.outcome.name());
+            let (count, took) = ended.or_default();
+            *count += 1;
+            *took += end.at.since(row.course.started_at);
         }
     }
 
@@ -312,12 +299,16 @@ impl<S: FrameSink> Desk<S> {
             }
             stays
         });
-        self.review(deployment);
+        if self.fleet.deployments().get(deployment).is_some() {
+            self.begin_removal(deployment);
+        }
     }
 
     /// Looks anew at whether a node takes part in the rollouts of a deployment.
     pub(super) fn relook(&mut self, node: NodeId, now: UnixMillis) {
         self.set_aside(&BTreeSet::from([node]), now);
+        // Its labels say which breakers it passes.
+        self.tell_breakers();
         let deployments: BTreeSet<DeploymentId> = self
             .deployments
             .running
@@ -572,7 +563,7 @@ impl<S: FrameSink> Desk<S> {
         let waves = (0..course.wave_count)
             .map(|wave| {
                 let tally = machine.tally().wave(wave);
-                STATES
+                TargetState::ALL
                     .into_iter()
                     .map(|state| (state.name(), tally.of(state)))
                     .filter(|(_, count)| *count > 0)

@@ -264,10 +264,21 @@ impl Machine {
         now: Moment,
     ) -> DeploymentState {
         let mut shown = self.shown.clone();
+        let mut ended = false;
+        if self.engine_lost
+            && let Stage::Settled(outcome, failure) = &record.stage
+            && *outcome != ChangeOutcome::Succeeded
+        {
+            // Why a change ended is known without the engine.
+            shown = shown_of(record, failure.as_ref());
+            ended = true;
+        }
         if self.engine_lost
             && let Some(trouble) = &self.trouble
         {
-            shown.code = Some(trouble.code.text().to_owned());
+            if !ended {
+                shown.code = Some(trouble.code.text().to_owned());
+            }
             shown.detail = clip(&joined(&[&trouble.detail, &shown.detail]));
         }
         if before.is_none_or(|before| before.phase != shown.phase) {

@@ -18,11 +18,12 @@
 //! give orders.
 //!
 //! **Invariants.** No order of a target is given twice. Nothing is started while
-//! the course has stopped or a stop has been asked for, while a breaker is open,
-//! against the budget, on a node that is withheld, or faster than the rate. A rollout
+//! the course has stopped or a stop has been asked for, on a node that is withheld or
+//! does not pass every breaker, against the budget or faster than the rate. A rollout
 //! whose clock is moved on, and whose maintenance windows open, ends: what is recalled
 //! at its deadline is silent, at the latest, when its time to make progress and the
-//! silent deadline have passed.
+//! silent deadline have passed; and a way back on which nothing moves for as long as
+//! the deadline is given up.
 
 mod report;
 mod start;
@@ -83,14 +84,18 @@ pub enum Input {
         /// The condition's name.
         condition: String,
     },
-    /// A breaker that covers this rollout tripped.
+    /// A breaker that covers this rollout is not closed, or lets others pass than
+    /// before.
     BreakerTripped {
         /// Its name.
         breaker: String,
         /// What it wants of rollouts.
         action: BreakerAction,
-        /// When.
+        /// When it moved.
         at: UnixMillis,
+        /// Nodes that pass in spite of it: its probes while it is half-open, and
+        /// those with an override.
+        passing: BTreeSet<NodeId>,
     },
     /// A breaker that covers this rollout closed.
     BreakerReset {
@@ -121,13 +126,21 @@ pub enum Input {
     Left(NodeId),
 }
 
-/// What a tripped breaker wants of the rollouts that it covers.
+/// What a breaker that is not closed wants of the rollouts that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerAction {
-    /// Nothing is started until it closes.
+    /// Nothing is started until it closes, but on nodes that pass.
     Hold,
-    /// They halt.
+    /// Those that ran when it tripped halt; the others are held.
     Halt,
+}
+
+/// A breaker that is not closed, as the rollout knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hold {
+    action: BreakerAction,
+    at: UnixMillis,
+    passing: BTreeSet<NodeId>,
 }
 
 /// What a step leads to.
@@ -189,7 +202,7 @@ impl Target {
 pub struct Rollout {
     course: Course,
     targets: BTreeMap<NodeId, Target>,
-    breakers: BTreeMap<String, (BreakerAction, UnixMillis)>,
+    breakers: BTreeMap<String, Hold>,
     asked: Option<(Decision, UnixMillis)>,
     tally: Tally,
     groups: Groups,
@@ -357,8 +370,14 @@ impl Rollout {
                 breaker,
                 action,
                 at,
+                passing,
             } => {
-                self.breakers.insert(breaker, (action, at));
+                let hold = Hold {
+                    action,
+                    at,
+                    passing,
+                };
+                self.breakers.insert(breaker, hold);
             }
             Input::BreakerReset { breaker } => {
                 self.breakers.remove(&breaker);
@@ -424,9 +443,24 @@ impl Rollout {
         )
     }
 
-    /// Whether a breaker stands against starting anything.
-    fn is_held(&self) -> bool {
-        self.course.kind == Kind::Forward && !self.breakers.is_empty()
+    /// The breakers that stand against what moves forward.
+    fn holds(&self) -> impl Iterator<Item = &Hold> {
+        let forward = self.course.kind == Kind::Forward;
+        self.breakers.values().filter(move |_| forward)
+    }
+
+    /// Whether the node passes every breaker.
+    fn passes(&self, node: NodeId) -> bool {
+        self.holds().all(|hold| hold.passing.contains(&node))
+    }
+
+    /// Whether breakers stand against every node of a wave.
+    fn is_held(&self, wave: u32) -> bool {
+        self.holds().next().is_some()
+            && !self
+                .targets
+                .iter()
+                .any(|(node, target)| target.row.wave == wave && self.passes(*node))
     }
 
     fn link(&mut self, node: NodeId, up: bool, now: UnixMillis) {

@@ -34,7 +34,7 @@ impl Rollout {
 
     /// The highest wave whose nodes may be told; none while nothing may start.
     pub(super) fn open_wave(&self) -> Option<u32> {
-        if self.is_held() {
+        if self.holds().any(|hold| hold.passing.is_empty()) {
             return None;
         }
         if self.course.is_completed() {
@@ -62,7 +62,7 @@ impl Rollout {
                 return;
             };
             passed = Some(place);
-            if self.fits_budget(place.2) {
+            if self.passes(place.2) && self.fits_budget(place.2) {
                 self.order(place.2, Want::Run, TargetState::Sent, now);
                 allowed -= 1;
             }

@@ -77,7 +77,7 @@ impl Rollout {
         }
         if self.course.stop.is_some() {
             let outcome = self.outcome();
-            return self.is_undone().then(|| self.finished(outcome));
+            return self.is_undone(now).then(|| self.finished(outcome));
         }
         if self.course.committed_at.is_some() {
             let total = self.tally.total();
@@ -103,7 +103,7 @@ impl Rollout {
         let wave = self.course.next_wave();
         if wave < self.course.wave_count {
             let may_start =
-                self.course.gate().is_none() && !self.is_held() && now >= self.start_of(wave);
+                self.course.gate().is_none() && !self.is_held(wave) && now >= self.start_of(wave);
             return may_start.then_some(Decision::WaveStarted(WaveStarted {
                 rollout: self.course.rollout,
                 step: self.course.step,
@@ -120,10 +120,10 @@ impl Rollout {
     }
 
     fn evidence(&self, now: UnixMillis) -> Option<Evidence> {
-        let acknowledged = self.course.acknowledged_at;
-        let tripped = self.breakers.iter().find(|(_, (action, at))| {
-            *action == BreakerAction::Halt && acknowledged.is_none_or(|seen| *at > seen)
-        });
+        let tripped = self
+            .breakers
+            .iter()
+            .find(|(_, hold)| hold.action == BreakerAction::Halt && !self.course.is_known(hold.at));
         if let Some((breaker, _)) = tripped
             && self.course.kind == Kind::Forward
         {
@@ -183,7 +183,12 @@ impl Rollout {
         if wanted && (last || of > 0) && now < wait_over {
             return Stand::Awaiting { until: wait_over };
         }
-        if wanted && !last && self.course.params.on_inconclusive == OnInconclusive::Pause {
+        // Nothing was changed in it, so it says nothing against a revision that an
+        // earlier wave has proved; its nodes get it when they are back.
+        let proven = begun.of(TargetState::Healthy) + begun.of(TargetState::Succeeded) > 0;
+        let passed_over = absent == of && proven;
+        let pauses = self.course.params.on_inconclusive == OnInconclusive::Pause;
+        if wanted && !last && pauses && !passed_over {
             return Stand::Inconclusive(PauseReason::Inconclusive {
                 wave,
                 absent,
@@ -252,8 +257,8 @@ impl Rollout {
                 Outcome::Expired
             }
             Some(Stop::Halted { .. } | Stop::Paused(_)) | None => match self.ending() {
-                Ending::Revert => Outcome::Reverted,
-                Ending::Keep | Ending::Open => Outcome::Halted,
+                Ending::Revert if self.is_back() => Outcome::Reverted,
+                Ending::Revert | Ending::Keep | Ending::Open => Outcome::Halted,
             },
         }
     }
@@ -354,8 +359,12 @@ impl Rollout {
             }
         }
         if self.course.finished.is_none() {
-            if self.ending() == Ending::Open && self.waits_since.is_none() {
-                times.push((self.deadline(now), "the rollout's deadline"));
+            match self.ending() {
+                Ending::Open if self.waits_since.is_none() => {
+                    times.push((self.deadline(now), "the rollout's deadline"));
+                }
+                Ending::Revert => times.push((self.given_up_at(), "nothing moves back")),
+                Ending::Open | Ending::Keep => {}
             }
             if self.course.is_running() {
                 match self.stand(now) {

@@ -1,5 +1,7 @@
 //! What follows a stop: the recall of what is in progress, and the way back.
 
+use std::time::Duration;
+
 use protocol::id::NodeId;
 use protocol::time::UnixMillis;
 
@@ -95,6 +97,11 @@ impl Rollout {
         places.into_iter().map(|(_, node)| node).collect()
     }
 
+    /// Whether no node has the revision that was taken back.
+    pub(super) fn is_back(&self) -> bool {
+        self.to_revert().is_empty()
+    }
+
     /// Takes nodes back at the rollout's rate and within its budget.
     fn revert(&mut self, now: UnixMillis) {
         let mut allowed = self.pace.allows(self.rate_per_min(), now);
@@ -112,8 +119,19 @@ impl Rollout {
         }
     }
 
-    /// Whether everything that a stop wants is done.
-    pub(super) fn is_undone(&self) -> bool {
+    /// When a way back is given up on which nothing moves: nodes that are gone for
+    /// good use the budget up, and the others wait for them.
+    pub(super) fn given_up_at(&self) -> UnixMillis {
+        let moved = self.targets.values();
+        let moved = moved.map(|target| target.row.since.max(target.link_at));
+        moved
+            .max()
+            .unwrap_or(self.course.started_at)
+            .after(Duration::from_millis(self.course.params.deadline_ms))
+    }
+
+    /// Whether everything that a stop wants is done, or cannot be.
+    pub(super) fn is_undone(&self, now: UnixMillis) -> bool {
         let total = self.tally.total();
         let in_flight = [
             TargetState::Sent,
@@ -126,7 +144,7 @@ impl Rollout {
             && match self.ending() {
                 Ending::Open => false,
                 Ending::Keep => total.of(TargetState::Healthy) == 0,
-                Ending::Revert => self.to_revert().is_empty(),
+                Ending::Revert => self.is_back() || now >= self.given_up_at(),
             }
     }
 }

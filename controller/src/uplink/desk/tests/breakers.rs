@@ -17,7 +17,7 @@ use crate::domain::operation::Operation;
 
 const FAILED: Outcome = Outcome::Failed { exit: Some(1) };
 
-fn ask(world: &mut World, operation: &Operation) {
+pub(super) fn ask(world: &mut World, operation: &Operation) {
     let at = Moment::new(world.now, [1; 32]);
     let decided = decide(&world.fleet, &Caller::System, operation, &at);
     if let Ok(decided) = decided {
@@ -28,14 +28,15 @@ fn ask(world: &mut World, operation: &Operation) {
 }
 
 /// The engine records what the desk asks for.
-fn engine(world: &mut World) {
+pub(super) fn engine(world: &mut World) {
     for event in std::mem::take(&mut world.events) {
         let operation = match event {
             DeskEvent::Moved(moved) => Operation::RecordBreaker(*moved),
             DeskEvent::OverrideOver(number) => Operation::EndOverride(EndOverride { number }),
-            DeskEvent::PolicyAhead { epoch, .. } => {
-                Operation::RaisePolicy(RaisePolicy { above: epoch })
-            }
+            DeskEvent::PolicyAhead { epoch, .. } => Operation::RaisePolicy(RaisePolicy {
+                above: epoch,
+                signer: controller_key().public().id(),
+            }),
             other @ (DeskEvent::Suspected { .. }
             | DeskEvent::Behind { .. }
             | DeskEvent::Concluded { .. }
@@ -67,7 +68,7 @@ fn programs() -> Definition {
     definition
 }
 
-fn define(world: &mut World, definition: Definition) {
+pub(super) fn define(world: &mut World, definition: Definition) {
     let definition = Box::new(definition);
     ask(
         world,
@@ -75,7 +76,7 @@ fn define(world: &mut World, definition: Definition) {
     );
 }
 
-fn trip(world: &mut World, to: Hand) {
+pub(super) fn trip(world: &mut World, to: Hand) {
     let asked = MoveBreaker {
         breaker: "fleet".to_owned(),
         group: None,
@@ -85,14 +86,14 @@ fn trip(world: &mut World, to: Hand) {
     ask(world, &Operation::MoveBreaker(asked));
 }
 
-fn run() -> Action {
+pub(super) fn run() -> Action {
     Action::Run {
         argv: vec!["true".to_owned()],
     }
 }
 
 /// Gives a node a command, which ends like that.
-fn command(world: &mut World, node: &mut Node, number: u8, outcome: Outcome) {
+pub(super) fn command(world: &mut World, node: &mut Node, number: u8, outcome: Outcome) {
     let id = world.issue(number, run(), &[node.id]);
     world.wait(1);
     let seq = node.last[Stream::Control.index()] + 1;
@@ -110,7 +111,7 @@ fn state(world: &World, breaker: &str) -> BreakerState {
 }
 
 /// The policies that went to all, as a node would read them.
-fn published(world: &World) -> Vec<Policy> {
+pub(super) fn published(world: &World) -> Vec<Policy> {
     world
         .heard
         .iter()
@@ -195,6 +196,26 @@ fn a_node_that_comes_back_behind_gets_the_policy_with_its_welcome() {
     let hello = node.hello(world.now);
     world.deliver(vec![hello]);
     assert_eq!(given(&mut world, &node), [1]);
+}
+
+#[test]
+fn a_policy_that_another_key_signs_is_a_new_one_to_everyone() {
+    let mut world = World::new();
+    let mut node = world.join(1);
+    world.connect(&mut node);
+    trip(&mut world, Hand::Trip);
+    beat(&mut world, &mut node, 0);
+    assert_eq!(given(&mut world, &node), [1]);
+    let next = Arc::new(SigningKey::from_seed(&[98; 32]).unwrap());
+    world.heard.clear();
+    world.desk.set_key(Arc::clone(&next));
+    world.controller = next.public();
+    let signer = next.public().id();
+    let raise = RaisePolicy { above: 0, signer };
+    ask(&mut world, &Operation::RaisePolicy(raise));
+    assert_eq!(published(&world).pop().unwrap().epoch, 2);
+    beat(&mut world, &mut node, 1);
+    assert_eq!(given(&mut world, &node), [2]);
 }
 
 #[test]

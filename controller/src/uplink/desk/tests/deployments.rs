@@ -26,9 +26,9 @@ pub(super) const WEB: DeploymentId = DeploymentId::from_bytes([0xde; 10]);
 pub(super) struct Host {
     pub(super) node: Node,
     /// What it is to run, by deployment; none is nothing.
-    level: BTreeMap<DeploymentId, Option<u32>>,
+    pub(super) level: BTreeMap<DeploymentId, Option<u32>>,
     /// Every order that it took, in the order in which they came.
-    orders: Vec<Desired>,
+    pub(super) orders: Vec<Desired>,
     seq: u64,
     seen: u64,
     /// Whether changes to this revision fail on it.
@@ -306,6 +306,10 @@ fn a_rollout_goes_wave_by_wave_and_settles() {
     let status = fleet.world.desk.board().rollout(rollout).unwrap();
     let succeeded = status.waves.iter().flat_map(|wave| wave.get("succeeded"));
     assert_eq!(succeeded.sum::<u32>(), 6);
+    let ended = &fleet.world.desk.stats().rollouts_ended;
+    let (count, took) = ended["completed"];
+    assert_eq!(count, 1);
+    assert!(took >= Duration::from_secs(4), "{took:?}");
 }
 
 #[test]
@@ -552,6 +556,27 @@ fn nodes_that_a_new_selector_leaves_out_lose_the_deployment_in_the_end() {
 }
 
 #[test]
+fn a_removal_goes_in_waves_and_waits_for_no_node_that_is_away() {
+    let mut fleet = Fleetlet::new(12);
+    fleet.apply(1, "*", quick());
+    fleet.play(400);
+    assert_eq!(fleet.levels(), [Some(1); 12]);
+    let removed = DeploymentRemoved { deployment: WEB };
+    fleet.world.record(Event::DeploymentRemoved(removed));
+    let mut gone = Vec::new();
+    for _ in 0..60 {
+        fleet.play(1);
+        let count = fleet.levels().iter().filter(|it| it.is_none()).count();
+        if gone.last() != Some(&count) {
+            gone.push(count);
+        }
+    }
+    assert_eq!(gone.last(), Some(&12), "{gone:?}");
+    // The canary first, and then wave by wave.
+    assert!(gone.len() > 3 && gone[1] <= 3, "{gone:?}");
+}
+
+#[test]
 fn a_removed_deployment_goes_from_every_node_and_is_gone() {
     let mut fleet = Fleetlet::new(4);
     fleet.apply(1, "*", quick());
@@ -773,64 +798,4 @@ fn a_report_of_an_older_order_counts_no_more() {
         .unwrap()
         .unwrap();
     assert_eq!(row.state.name(), "sent");
-}
-
-#[test]
-fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
-    use crate::domain::breaker::definition::{Group, OnTrip};
-    use crate::domain::breaker::manage::{DefineBreaker, Hand, MoveBreaker, check_move};
-    use crate::domain::decide::decide;
-    use crate::domain::moment::Moment;
-    use crate::domain::operation::Operation;
-    use protocol::breaker::BreakerState;
-
-    let mut fleet = Fleetlet::new(4);
-    let ask = |world: &mut World, operation: Operation| {
-        let at = Moment::new(world.now, [1; 32]);
-        let decided = decide(&world.fleet, &Caller::System, &operation, &at).unwrap();
-        for event in decided.events {
-            world.record(event);
-        }
-    };
-    let world = &mut fleet.world;
-    let mut definition = crate::domain::breaker::definition::Definition::fleet();
-    definition.rollouts = OnTrip::Hold;
-    let definition = Box::new(definition);
-    ask(
-        world,
-        Operation::DefineBreaker(DefineBreaker { definition }),
-    );
-    let trip = MoveBreaker {
-        breaker: "fleet".to_owned(),
-        group: None,
-        to: Hand::Trip,
-        reason: "it smells".to_owned(),
-    };
-    ask(world, Operation::MoveBreaker(trip));
-    let rollout = fleet.apply(1, "*", quick());
-    fleet.play(30);
-    assert_eq!(fleet.levels(), [None; 4]);
-    let status = fleet.world.desk.board().rollout(rollout).unwrap();
-    assert_eq!(status.breakers, ["fleet"]);
-    // Its cool-down passes: the nodes that the rollout wants next may try.
-    for _ in 0..40 {
-        fleet.play(30);
-        for event in std::mem::take(&mut fleet.world.events) {
-            if let DeskEvent::Moved(moved) = event {
-                let known = fleet.world.fleet.breakers().get("fleet").unwrap();
-                if check_move(known, &moved).is_ok() {
-                    ask(&mut fleet.world, Operation::RecordBreaker(*moved));
-                }
-            }
-        }
-    }
-    let known = fleet.world.fleet.breakers().get("fleet").unwrap();
-    let canary = known.log.iter().find(|it| !it.probes.is_empty()).unwrap();
-    let first = fleet
-        .hosts
-        .iter()
-        .find(|host| canary.probes.contains(&host.node.id));
-    assert_eq!(first.unwrap().level.get(&WEB), Some(&Some(1)));
-    assert_eq!(known.state(&Group::Fleet), BreakerState::Closed);
-    assert_eq!(fleet.end_of(rollout), Some(End::Completed));
 }
