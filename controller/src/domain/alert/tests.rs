@@ -11,7 +11,7 @@ use protocol::time::UnixMillis;
 
 use super::book::{Book, Changes, Key, NODE_COUNT_MAX, Why};
 use super::machine::{Alert, FLAP_WINDOW, Phase, TURNS_MAX, Terms};
-use super::manage::{EndSilence, RemoveAlertRule};
+use super::manage::{CreateSilence, EndSilence, RemoveAlertRule};
 use super::rule::AlertRule;
 use crate::domain::breaker::RULES_BYTES_MAX;
 use crate::domain::breaker::definition::Signal;
@@ -587,12 +587,15 @@ fn a_rule_that_a_breaker_watches_stays() {
 fn silences_have_a_reason_an_end_and_a_number() {
     let mut world = World::new();
     let admin = world.admin;
-    let asked = |change: fn(&mut super::manage::CreateSilence)| match silence("*", None) {
-        Operation::CreateSilence(mut asked) => {
-            change(&mut asked);
-            Operation::CreateSilence(asked)
-        }
-        other => other,
+    let asked = |change: fn(&mut CreateSilence)| {
+        let mut asked = CreateSilence {
+            nodes: "*".parse().unwrap(),
+            rule: None,
+            lifetime: SECOND,
+            reason: "disks are swapped".to_owned(),
+        };
+        change(&mut asked);
+        Operation::CreateSilence(asked)
     };
     for wrong in [
         asked(|it| it.reason = " ".to_owned()),

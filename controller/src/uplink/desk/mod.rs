@@ -391,9 +391,14 @@ impl<S: FrameSink> Desk<S> {
     /// Opens a batch.
     fn begin(&mut self, now: UnixMillis) {
         self.work = Work::default();
-        if self.alerts.is_lost() {
-            // Without it nothing is taken, below.
-            let _still_lost = self.load_alerts();
+        if self.alerts.is_lost()
+            && let Err(error) = self.load_alerts()
+        {
+            // Without them nothing is taken, below.
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the alerts"
+            );
         }
         if self.stale
             && self.load_commands(now).is_ok()
