@@ -118,7 +118,9 @@ fn trips_and_silent_nodes_are_told_and_a_kill_in_mid_delivery_loses_nothing() {
     let got = receiver.got();
     let again = titled(&got, "breaker fleet closed")[1];
     assert_eq!((&again.id, &again.bytes), (&held.id, &held.bytes));
-    assert_eq!(titled(&got, "breaker fleet is open").len(), 1);
+    // What was taken in the last second before the kill may come again, as itself.
+    let trips = titled(&got, "breaker fleet is open");
+    assert!(trips.iter().all(|got| got.id == trip.id), "{trips:?}");
 
     // A node falls silent and comes back.
     fleet::await_up(&cli, "ship");

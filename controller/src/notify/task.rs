@@ -111,11 +111,9 @@ impl NotifyTask {
     /// A task of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let mut told = parts.intake.told();
-        told.mark_changed();
         Self {
+            told: parts.intake.told(),
             parts,
-            told,
             lanes: BTreeMap::new(),
             flying: FuturesUnordered::new(),
             random: SystemRandom::new(),
