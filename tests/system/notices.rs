@@ -118,7 +118,9 @@ fn trips_and_silent_nodes_are_told_and_a_kill_in_mid_delivery_loses_nothing() {
     let got = receiver.got();
     let again = titled(&got, "breaker fleet closed")[1];
     assert_eq!((&again.id, &again.bytes), (&held.id, &held.bytes));
-    assert_eq!(titled(&got, "breaker fleet is open").len(), 1);
+    // What was taken in the last second before the kill may come again, as itself.
+    let trips = titled(&got, "breaker fleet is open");
+    assert!(trips.iter().all(|got| got.id == trip.id), "{trips:?}");
 
     // A node falls silent and comes back.
     fleet::await_up(&cli, "ship");
@@ -140,9 +142,10 @@ fn trips_and_silent_nodes_are_told_and_a_kill_in_mid_delivery_loses_nothing() {
     });
     let trail: Vec<String> = fleet::trail(&cli).iter().map(Value::to_string).collect();
     let log = controller.process().output();
+    let encoded = secret.strip_prefix("whsec_").unwrap();
     for text in trail.iter().chain([&sinks.to_string(), &log]) {
         assert!(
-            !text.contains("whsec_") && !text.contains(&secret[6..]),
+            !text.contains("whsec_") && !text.contains(encoded),
             "{text}"
         );
     }

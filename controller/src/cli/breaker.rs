@@ -190,6 +190,9 @@ fn show(print: &mut Printer, view: &BreakerView) -> Result<(), CliFailure> {
         it.rollouts
     ))?;
     print.line(format!("  trips     {}", trips(it)))?;
+    if !it.notify {
+        print.line("  told      to nobody: --notify false")?;
+    }
     let tries = if it.cool_down_s == 0 {
         "when someone resets it".to_owned()
     } else {

@@ -200,7 +200,7 @@ fn notify(r: &mut Reader<'_>, heartbeat: Duration) -> NotifyConfig {
     if silent_after < heartbeat * SILENT_HEARTBEATS {
         r.problem(
             key,
-            &"it must be at least three times session.heartbeat, or every node would be silent now and then",
+            "it must be at least three times session.heartbeat, or nodes would be silent now and then",
         );
     }
     NotifyConfig { silent_after }

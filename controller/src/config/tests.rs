@@ -147,3 +147,17 @@ fn the_shipped_file_shows_every_key_with_its_default() {
         .collect();
     assert_eq!(check_text(&uncommented), check_text(""));
 }
+
+#[test]
+fn a_node_that_is_late_with_a_heartbeat_is_never_silent() {
+    let problems = check_text(
+        r#"
+        session.heartbeat = "2m"
+        "#,
+    )
+    .unwrap_err();
+    assert!(problems[0].contains("notify.silent_after"), "{problems:?}");
+    let text = "session.heartbeat = '2m'\nnotify.silent_after = '6m'\n";
+    let config = check_text(text).unwrap();
+    assert_eq!(config.notify.silent_after.as_secs(), 360);
+}

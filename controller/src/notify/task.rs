@@ -72,6 +72,31 @@ struct Lane {
     kept: Progress,
 }
 
+impl Lane {
+    /// Takes the notices up to `last` that the queue has not seen, while it has room.
+    async fn fill(
+        &mut self,
+        intake: &Intake,
+        fleet: &Fleet,
+        last: u64,
+        now: UnixMillis,
+    ) -> Result<(), IntakeError> {
+        while self.queue.cursor() < last && self.queue.room() > 0 {
+            let (after, room) = (self.queue.cursor(), self.queue.room().min(PAGE));
+            let intake = intake.clone();
+            let page = blocking(move || intake.notices(after, room)).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (seq, notice) in page {
+                let wanted = takes(fleet, &self.known.sink, &notice);
+                self.queue.take(seq, wanted.then_some(notice), now);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A try that is under way.
 type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
@@ -86,11 +111,9 @@ impl NotifyTask {
     /// A task of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let mut told = parts.intake.told();
-        told.mark_changed();
         Self {
+            told: parts.intake.told(),
             parts,
-            told,
             lanes: BTreeMap::new(),
             flying: FuturesUnordered::new(),
             random: SystemRandom::new(),
@@ -166,29 +189,16 @@ impl NotifyTask {
         };
         let fleet = Arc::clone(&self.parts.fleet.borrow());
         let now = (self.parts.clock)();
-        let names: Vec<String> = self.lanes.keys().cloned().collect();
-        for name in names {
-            loop {
-                let Some(lane) = self.lanes.get_mut(&name) else {
-                    break;
-                };
-                lane.queue.begins_at(first);
-                let (after, room) = (lane.queue.cursor(), lane.queue.room().min(PAGE));
-                if after >= last || room == 0 {
-                    break;
-                }
-                let intake = self.parts.intake.clone();
-                match blocking(move || intake.notices(after, room)).await {
-                    Ok(page) if page.is_empty() => break,
-                    Ok(page) => {
-                        for (seq, notice) in page {
-                            let wanted = takes(&fleet, &lane.known.sink, &notice);
-                            lane.queue.take(seq, wanted.then_some(notice), now);
-                        }
-                    }
-                    Err(error) => return self.trouble(&error),
-                }
+        let mut filled = Ok(());
+        for lane in self.lanes.values_mut() {
+            lane.queue.begins_at(first);
+            filled = lane.fill(&self.parts.intake, &fleet, last, now).await;
+            if filled.is_err() {
+                break;
             }
+        }
+        if let Err(error) = filled {
+            self.trouble(&error);
         }
     }
 

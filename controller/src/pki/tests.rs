@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::certificate::NodeSubject;
 use super::*;
+use crate::domain::notice::cause::OwnCertificate;
 
 const FLEET: FleetId = FleetId::from_bytes([7; 10]);
 const NODE: NodeId = NodeId::from_bytes([1; 10]);
@@ -627,4 +628,25 @@ fn the_vaults_key_is_made_once_and_a_damaged_one_is_refused() {
     fs::write(&file, "0a0a").unwrap();
     let error = pki.vault_key().unwrap_err().to_string();
     assert!(error.contains("vault.key is damaged"), "{error}");
+}
+
+#[test]
+fn the_controllers_own_certificates_are_told_of_before_their_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(config(directory.path()), NOW).unwrap();
+    let own = pki.own_certificates().unwrap();
+    let [server, authority] = own.as_slice() else {
+        panic!("{own:?}");
+    };
+    assert_eq!(server.expires_at, pki.server_expires_at());
+    let told = |own: &OwnCertificate, before: Duration| {
+        let at = own.expires_at.before(before);
+        own.notice(at).state.name()
+    };
+    // It renews itself at two thirds of its fifteen minutes.
+    assert_eq!(told(server, Duration::from_secs(300)), "resolved");
+    assert_eq!(told(server, Duration::from_secs(225)), "raised");
+    let day = Duration::from_secs(86_400);
+    assert_eq!(told(authority, 181 * day), "resolved");
+    assert_eq!(told(authority, 180 * day), "raised");
 }

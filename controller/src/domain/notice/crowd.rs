@@ -61,11 +61,6 @@ impl Crowd {
         Self { told, together }
     }
 
-    /// Nodes that were told of one by one.
-    pub fn singles(&self) -> impl Iterator<Item = NodeId> {
-        self.told.keys().copied()
-    }
-
     /// Whether something was told of a node by itself.
     #[must_use]
     pub fn has_told(&self, node: NodeId) -> bool {

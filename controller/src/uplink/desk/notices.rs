@@ -16,6 +16,7 @@ use protocol::time::UnixMillis;
 
 use super::Desk;
 use crate::domain::audit::record::Record;
+use crate::domain::breaker::event::OverrideEnd;
 use crate::domain::event::Event;
 use crate::domain::fleet::node::Node;
 use crate::domain::notice::cause::{self, OwnCertificate, Trouble, Words};
@@ -136,8 +137,7 @@ impl<S: FrameSink> Desk<S> {
             self.resolve_overrides("override/", &end, event.why, now);
         } else if let Event::BreakerRemoved(event) = &record.event {
             let of = cause::overrides_of(&event.breaker);
-            let why = crate::domain::breaker::event::OverrideEnd::Withdrawn;
-            self.resolve_overrides(&of, "", why, now);
+            self.resolve_overrides(&of, "", OverrideEnd::Withdrawn, now);
         } else if let Some(decision) = record.event.decision() {
             let fleet = std::sync::Arc::clone(&self.fleet);
             let rollout = fleet.rollouts().get(decision.rollout());
@@ -182,13 +182,7 @@ impl<S: FrameSink> Desk<S> {
 
     /// Resolves overrides whose keys begin and end like that, in the store or in the
     /// batch in work.
-    fn resolve_overrides(
-        &mut self,
-        prefix: &str,
-        end: &str,
-        why: crate::domain::breaker::event::OverrideEnd,
-        now: UnixMillis,
-    ) {
+    fn resolve_overrides(&mut self, prefix: &str, end: &str, why: OverrideEnd, now: UnixMillis) {
         let mut keys: BTreeSet<String> = match self.intake.raised_below(prefix) {
             Ok(raised) => raised.into_iter().map(|(key, _)| key).collect(),
             Err(error) => {

@@ -22,7 +22,7 @@ pub const NOTICE_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Keys that can be raised at once: a node and a half of a large fleet each. What
 /// is raised beyond them is told, and its end is not.
-const RAISED_COUNT_MAX: u64 = 16_384;
+pub(super) const RAISED_COUNT_MAX: u64 = 16_384;
 
 /// The number of the last notice.
 const META_NOTICE: &str = "notice";

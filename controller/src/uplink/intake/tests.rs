@@ -365,3 +365,76 @@ fn notices_are_bounded_by_count_and_age_and_their_numbers_go_on() {
         "what is older than the retention is gone"
     );
 }
+
+#[test]
+fn what_is_raised_is_bounded_and_told_all_the_same() {
+    use NoticeState::{Raised, Resolved};
+    let directory = tempfile::tempdir().unwrap();
+    let intake = Intake::open(&directory.path().join("intake.redb")).unwrap();
+    let most = super::notice::RAISED_COUNT_MAX;
+    let key = |number: u64| format!("k{number}");
+    raise(
+        &intake,
+        (0..=most).map(|number| notice(1, Raised, &key(number))),
+    );
+    assert_eq!(intake.notice_span().unwrap().1, most + 1);
+    assert!(intake.raised(&key(most - 1)).unwrap().is_some());
+    assert_eq!(intake.raised(&key(most)).unwrap(), None);
+    raise(&intake, [notice(2, Resolved, &key(most))]);
+    assert_eq!(intake.notice_span().unwrap().1, most + 1, "its end is not");
+    raise(
+        &intake,
+        [notice(2, Resolved, &key(0)), notice(2, Raised, &key(most))],
+    );
+    assert!(
+        intake.raised(&key(most)).unwrap().is_some(),
+        "there is room"
+    );
+}
+
+#[test]
+fn an_end_is_as_bad_as_the_worst_that_was_told() {
+    use NoticeState::{Raised, Resolved};
+    let directory = tempfile::tempdir().unwrap();
+    let intake = Intake::open(&directory.path().join("intake.redb")).unwrap();
+    for severity in [Severity::Critical, Severity::Info] {
+        let mut raised = notice(1, Raised, "a");
+        raised.severity = severity;
+        raise(&intake, [raised]);
+    }
+    raise(&intake, [notice(2, Resolved, "a")]);
+    let told = intake.notices(0, 10).unwrap();
+    let severities: Vec<Severity> = told.into_iter().map(|(_, it)| it.severity).collect();
+    assert_eq!(severities[..2], [Severity::Critical, Severity::Info]);
+    assert_eq!(severities[2], Severity::Critical);
+}
+
+#[test]
+fn older_formats_get_the_tables_that_they_lack() {
+    for format in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("intake.redb");
+        let intake = Intake::open(&path).unwrap();
+        intake.commit(&batch(7)).unwrap();
+        drop(intake);
+        {
+            let database = Database::create(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
+            transaction
+                .open_table(META)
+                .unwrap()
+                .insert(META_FORMAT, format)
+                .unwrap();
+            transaction.delete_table(NOTICES).unwrap();
+            transaction.delete_table(NOTICES_RAISED).unwrap();
+            transaction.delete_table(SINKS).unwrap();
+            transaction.commit().unwrap();
+        }
+        let intake = Intake::open(&path).unwrap();
+        assert_eq!(intake.cursor().unwrap(), 7);
+        assert_eq!(intake.notice_span().unwrap(), (1, 0));
+        assert_eq!(intake.sink("chat").unwrap(), None);
+        raise(&intake, [notice(1, NoticeState::Once, "a")]);
+        assert_eq!(intake.notices(0, 10).unwrap().len(), 1);
+    }
+}
