@@ -263,6 +263,7 @@ fn a_thousand_nodes_that_come_back_behind_converge_without_a_stampede() {
     /// A thousand over a minute are 17 a second; chance makes it more.
     const BEGUN_PER_S_MAX: usize = 50;
     let mut world = World::new(7, HOSTS);
+    world.grain = 250;
     world.run(MINUTE, &mut Faults::none());
     assert!(world.hosts.iter().all(|host| host.link_up));
     for host in 0..HOSTS {

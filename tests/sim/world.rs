@@ -49,6 +49,9 @@ pub(crate) struct World {
     pub(crate) machine: Machine,
     pub(crate) hosts: Vec<Host>,
     pub(crate) history: History,
+    /// Time passes in steps of at least so many milliseconds. Every step looks at
+    /// every host, so that large fleets are simulated in larger ones.
+    pub(crate) grain: u64,
     next_tick: u64,
     digest: u64,
 }
@@ -97,6 +100,7 @@ impl World {
             machine,
             hosts,
             history: History::default(),
+            grain: 1,
             next_tick: 0,
             digest: seed,
             chance,
@@ -106,10 +110,8 @@ impl World {
     /// Lets time pass, with what chance brings.
     pub(crate) fn run(&mut self, until: u64, faults: &mut Faults) {
         while self.now < until {
-            let next = self
-                .next_event(faults)
-                .clamp(self.now + 1, until.max(self.now + 1));
-            self.now = next;
+            let next = self.next_event(faults).max(self.now + self.grain);
+            self.now = next.min(until.max(self.now + 1));
             faults.strike(self);
             self.deliver();
             self.tick_controller();

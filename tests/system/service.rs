@@ -110,9 +110,9 @@ fn a_node_is_cordoned_drained_and_decommissioned_with_what_it_runs() {
     }
 }
 
-/// The next full minute of UTC that is at least ten seconds away, as a clock shows it.
+/// The next full minute of UTC that is at least half a minute away, as a clock shows it.
 fn next_minute() -> String {
-    let minutes = (clock::unix_millis() / 1000 + 10).div_ceil(60) % (24 * 60);
+    let minutes = (clock::unix_millis() / 1000 + 30).div_ceil(60) % (24 * 60);
     format!("{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
@@ -144,9 +144,11 @@ fn a_command_outside_of_its_window_waits_and_runs_when_it_opens() {
     assert!(waits.err.contains(&expected), "{waits}");
     let answer: Value = serde_json::from_str(&waits.out).unwrap();
     let id = answer["command"]["id"].as_str().unwrap();
-    let targets = fleet::targets(&cli, id);
-    assert_eq!(targets[0]["state"], "waiting", "{targets:?}");
-    assert_eq!(targets[0]["detail"], expected, "{targets:?}");
+    let target = wait::until("its target is there", Duration::from_secs(10), || {
+        fleet::targets(&cli, id).into_iter().next()
+    });
+    assert_eq!(target["state"], "waiting", "{target}");
+    assert_eq!(target["detail"], expected, "{target}");
 
     // What could never start in time is refused at once; what only reads passes.
     let late = cli.ask(&["run", &name, "--start-by", "1s", "--", "uname"]);

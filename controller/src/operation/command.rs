@@ -43,9 +43,15 @@ impl Operations {
         who: &Who,
         asked: IssueCommand,
     ) -> Result<CommandView, Failure> {
+        let (on, action) = (self.aim(who, &asked.nodes)?, action(asked.action));
+        let hours = if asked.now {
+            Hours::Any
+        } else {
+            Hours::Windows
+        };
         let operation = Operation::IssueCommand(issue::IssueCommand {
-            on: self.aim(who, &asked.nodes)?,
-            action: action(asked.action),
+            on: on.clone(),
+            action: action.clone(),
             start_within: asked.start_by_s.map_or(START_WITHIN, Duration::from_secs),
             run_timeout: asked
                 .run_timeout_ms
@@ -58,11 +64,7 @@ impl Operations {
             } else {
                 EmptyAim::Refuse
             },
-            hours: if asked.now {
-                Hours::Any
-            } else {
-                Hours::Windows
-            },
+            hours,
         });
         let applied = self.submit(who, operation).await?;
         let id = applied
@@ -76,7 +78,16 @@ impl Operations {
                 }
             })
             .ok_or_else(|| unexpected(&applied.events))?;
-        self.command_view(id)
+        let mut view = self.command_view(id)?;
+        // The uplink takes the command up a moment later; what it will wait for is known
+        // now.
+        let fleet = self.engine.fleet();
+        if hours == Hours::Windows
+            && let Ok(resolved) = issue::resolve(&fleet, &on, &action)
+        {
+            view.waits_for = waits_text(&fleet, &resolved.nodes, &action);
+        }
+        Ok(view)
     }
 
     /// One node by name or id, so that a typo is an error of its own; else a selector.
@@ -283,21 +294,12 @@ impl Operations {
             .uplink
             .targets(command.id, None, ROWS_MAX as usize)
             .map_err(|error| fault(&error))?;
-        let mut waits: BTreeMap<String, u32> = BTreeMap::new();
-        for wait in targets
+        let waiting: Vec<NodeId> = targets
             .iter()
-            .filter_map(|target| window_of(fleet, command, target))
-        {
-            *waits.entry(wait.to_string()).or_default() += 1;
-        }
-        let lines: Vec<String> = waits
-            .into_iter()
-            .map(|(wait, count)| match count {
-                1 => format!("1 node {wait}"),
-                _ => format!("{count} nodes: each {wait}"),
-            })
+            .filter(|target| window_of(fleet, command, target).is_some())
+            .map(|target| target.node)
             .collect();
-        Ok(lines.join("; "))
+        Ok(waits_text(fleet, &waiting, &command.action))
     }
 
     /// The name of the one node that a command without a selector goes to.
@@ -405,6 +407,26 @@ fn window_of(fleet: &Fleet, command: &FleetCommand, target: &Target) -> Option<W
     let node = fleet.node(target.node)?;
     let work = Work::Command(&command.action);
     fleet.windows().wait(node.subject(), work, clock::now())
+}
+
+/// The maintenance windows that nodes wait for, on one line.
+fn waits_text(fleet: &Fleet, nodes: &[NodeId], action: &Action) -> String {
+    let now = clock::now();
+    let mut waits: BTreeMap<String, u32> = BTreeMap::new();
+    for node in nodes.iter().filter_map(|node| fleet.node(*node)) {
+        let work = Work::Command(action);
+        if let Some(wait) = fleet.windows().wait(node.subject(), work, now) {
+            *waits.entry(wait.to_string()).or_default() += 1;
+        }
+    }
+    let lines: Vec<String> = waits
+        .into_iter()
+        .map(|(wait, count)| match count {
+            1 => format!("1 node {wait}"),
+            _ => format!("{count} nodes: each {wait}"),
+        })
+        .collect();
+    lines.join("; ")
 }
 
 fn target_view(fleet: &Fleet, command: CommandId, target: &Target) -> TargetView {

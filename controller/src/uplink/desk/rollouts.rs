@@ -173,6 +173,8 @@ impl<S: FrameSink> Desk<S> {
         let id = decision.rollout();
         let finished = matches!(decision, Decision::Finished(_));
         self.step(id, Input::Recorded { decision, at }, now);
+        // What it waits for may be another thing from here on.
+        self.deployments.changed.insert(id);
         let Some(running) = self.deployments.running.get_mut(&id) else {
             return;
         };

@@ -180,19 +180,16 @@ struct Target {
 }
 
 impl Target {
-    /// Puts a target that could be told into the state that it waits in.
-    fn wait(&mut self, now: UnixMillis) {
-        let row = &mut self.row;
-        let state = match (row.state, self.withheld) {
-            (TargetState::Drained, Some(Withheld::Cordoned)) => TargetState::Drained,
-            (_, Some(Withheld::Cordoned)) => TargetState::Cordoned,
-            (_, Some(Withheld::Windowed)) => TargetState::Windowed,
-            (_, None) => TargetState::Pending,
-        };
-        let waits = row.state == TargetState::Pending || row.state.withheld().is_some();
-        if waits && row.state != state {
-            row.state = state;
-            row.since = now;
+    /// Puts a target that could be told into the state that it waits in, or out of it.
+    fn wait(&mut self) {
+        let state = self.row.state;
+        if state == TargetState::Pending || state.withheld().is_some() {
+            self.row.state = match (state, self.withheld) {
+                (TargetState::Drained, Some(Withheld::Cordoned)) => TargetState::Drained,
+                (_, Some(Withheld::Cordoned)) => TargetState::Cordoned,
+                (_, Some(Withheld::Windowed)) => TargetState::Windowed,
+                (_, None) => TargetState::Pending,
+            };
         }
     }
 }
@@ -566,8 +563,12 @@ impl Rollout {
             .is_none_or(|target| target.withheld == by);
         if !known {
             self.change(node, true, |target| {
+                let before = target.row.state;
                 target.withheld = by;
-                target.wait(now);
+                target.wait();
+                if target.row.state != before {
+                    target.row.since = now;
+                }
             });
         }
     }
@@ -675,6 +676,7 @@ impl Rollout {
         };
         self.unindex(node, &target);
         edit(&mut target);
+        target.wait();
         self.index(node, &target);
         self.targets.insert(node, target);
         if durable {

@@ -10,6 +10,7 @@ use protocol::id::{DeploymentId, RolloutId};
 use protocol::selector::Selector;
 
 use super::*;
+use crate::domain::deployment::apply::candidates;
 use crate::domain::deployment::event::{ApplyCause, DeploymentApplied, DeploymentRemoved};
 use crate::domain::deployment::spec_digest;
 use crate::domain::fleet::cordon;
@@ -115,9 +116,7 @@ impl Fleetlet {
                 cause: ApplyCause::Apply,
             }));
         let fleet = self.world.fleet.clone();
-        let candidates: Vec<Candidate<'_>> = fleet
-            .nodes()
-            .filter(|node| node.is_active() && selector.matches(node.subject()))
+        let candidates: Vec<Candidate<'_>> = candidates(&fleet, &selector, kind)
             .map(|node| Candidate {
                 node: node.id,
                 labels: &node.labels,

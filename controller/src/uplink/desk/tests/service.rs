@@ -11,7 +11,7 @@ use super::*;
 use crate::domain::fleet::cordon::{AfterDrain, DrainOutcome};
 use crate::domain::fleet::event::{DrainStarted, NodesCordoned, NodesUncordoned};
 use crate::domain::rollout::event::Outcome as End;
-use crate::domain::rollout::params::{Amount, Budget, Params};
+use crate::domain::rollout::params::{Amount, Budget, Params, Wave};
 use crate::domain::rollout::target::TargetState;
 use crate::domain::window::Definition;
 use crate::domain::window::event::{WindowOpened, WindowSet};
@@ -102,8 +102,10 @@ fn a_cordoned_node_gets_no_revision_and_nobody_waits_for_it() {
 #[test]
 fn a_node_that_is_cordoned_in_mid_rollout_is_passed_over_also_by_a_new_controller() {
     let mut fleet = Fleetlet::new(3);
-    let mut params = quick();
-    params.rate.base_per_min = 10;
+    let params = Params {
+        waves: vec![Wave::default()],
+        ..quick()
+    };
     let rollout = fleet.apply(1, "*", params);
     cordon(&mut fleet, &[0, 1, 2]);
     fleet.play(5);
