@@ -24,6 +24,8 @@ const START_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Docker,
+    /// With cgroup v2, whatever the host has: in mounts of its own.
+    DockerOnCgroup2,
     Podman,
 }
 
@@ -56,6 +58,21 @@ impl Engine {
     pub fn start_on(disk: &SmallDisk) -> Option<Engine> {
         program("dockerd")?;
         Engine::of(Kind::Docker, Some(disk.path()))
+    }
+
+    /// Starts a Docker engine that finds cgroup v2 where it looks for cgroups. It has
+    /// the controllers that the host does not use with v1, which may be none.
+    ///
+    /// # Panics
+    /// When it is installed, root asks, and it does not start.
+    pub fn start_on_cgroup2() -> Option<Engine> {
+        program("dockerd")?;
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !known.contains("cgroup2") {
+            skipped("an engine on cgroup v2", "the kernel has no cgroup v2");
+            return None;
+        }
+        Engine::of(Kind::DockerOnCgroup2, None)
     }
 
     /// Starts a Podman that serves Docker's interface.
@@ -100,6 +117,11 @@ impl Engine {
         self.folder.path().join("docker.sock")
     }
 
+    /// The engine's process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.server.as_ref().map(Process::id)
+    }
+
     /// A folder that lives as long as the engine.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -127,10 +149,17 @@ impl Engine {
         let host = format!("unix://{}", at("docker.sock"));
         let (name, mut command) = match self.kind {
             Kind::Docker => ("dockerd", self.inside("dockerd")),
+            Kind::DockerOnCgroup2 => {
+                let mut command = self.inside("unshare");
+                let script = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; \
+                              exec dockerd \"$@\"";
+                command.args(["--mount", "sh", "-ec", script, "sh"]);
+                ("dockerd", command)
+            }
             Kind::Podman => ("podman", self.inside("podman")),
         };
         match self.kind {
-            Kind::Docker => {
+            Kind::Docker | Kind::DockerOnCgroup2 => {
                 let _stale = fs::remove_file(self.folder.path().join("pid"));
                 let (config, data) = (at("daemon.json"), self.data.display().to_string());
                 command.args(["--config-file", &config, "--data-root", &data]);

@@ -348,6 +348,15 @@ fn deploy_updates_and_goes_back_on_docker() {
     }
 }
 
+#[test]
+fn deploy_updates_and_goes_back_on_docker_with_cgroup_v2() {
+    if let Some(engine) = Engine::start_on_cgroup2() {
+        let (engine, node) = prepared_on(engine);
+        assert_eq!(engine.docker(&["info", "-f", "{{.CgroupVersion}}"]), "2");
+        updates_and_goes_back(&engine, &node);
+    }
+}
+
 /// Where no systemd runs the health checks of a Podman, one that never passes is one
 /// that never says anything, which comes to the same.
 #[test]

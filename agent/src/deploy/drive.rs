@@ -7,6 +7,7 @@ use protocol::ErrorCode;
 use protocol::deployment::observed::{DeploymentState, Phase};
 use protocol::policy::Attempt;
 use protocol::state::{StateItem, StateValue};
+use protocol::time::millis;
 use tokio::sync::{Notify, watch};
 
 use super::fetch::Fetcher;
@@ -112,8 +113,15 @@ where
                 }
             }
         };
+        let began = now;
         let now = (shared.clocks.moment)();
         let decision = self.machine.decide(record, &observed, &refusals, now, at);
+        tracing::trace!(
+            deployment = record.desired.name,
+            steps = decision.steps.len(),
+            look_ms = millis(now.tick.since(began.tick)),
+            "a round"
+        );
         if let Some(mut transition) = decision.keep {
             if decision.gated
                 && let Err(refusal) = (shared.admit)(Attempt::Deploy(record.desired.deployment))
