@@ -32,6 +32,16 @@ fn watching(signal: Signal, consecutive: u32) -> Definition {
     definition
 }
 
+/// The fleet's own breaker, which tries again after a minute.
+fn impatient(rollouts: OnTrip) -> Definition {
+    let mut definition = Definition {
+        rollouts,
+        ..Definition::fleet()
+    };
+    definition.rule.recovery.cool_down_ms = 60_000;
+    definition
+}
+
 fn state_of(world: &World, group: &Group) -> BreakerState {
     world.fleet.breakers().get("guard").unwrap().state(group)
 }
@@ -328,11 +338,7 @@ fn resume(fleet: &mut Fleetlet, rollout: protocol::id::RolloutId) {
 #[test]
 fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
     let mut fleet = Fleetlet::new(4);
-    let definition = Definition {
-        rollouts: OnTrip::Hold,
-        ..Definition::fleet()
-    };
-    define(&mut fleet.world, definition);
+    define(&mut fleet.world, impatient(OnTrip::Hold));
     trip(&mut fleet.world, Hand::Trip);
     let rollout = fleet.apply(1, "*", quick());
     play(&mut fleet, 30);
@@ -340,7 +346,7 @@ fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
     let status = fleet.world.desk.board().rollout(rollout).unwrap();
     assert_eq!(status.breakers, ["fleet"]);
     // Its cool-down passes: the nodes that the rollout wants next may try.
-    play(&mut fleet, 1200);
+    play(&mut fleet, 240);
     let known = fleet.world.fleet.breakers().get("fleet").unwrap();
     let canary = known.log.iter().find(|it| !it.probes.is_empty()).unwrap();
     let mut hosts = fleet.hosts.iter();
@@ -353,6 +359,7 @@ fn a_breaker_holds_a_rollout_until_it_closes_and_names_its_nodes_as_probes() {
 #[test]
 fn a_rollout_that_was_halted_and_resumed_closes_the_breaker_by_its_probes() {
     let mut fleet = Fleetlet::new(8);
+    define(&mut fleet.world, impatient(OnTrip::Halt));
     let rollout = fleet.apply(1, "*", quick());
     play(&mut fleet, 1);
     trip(&mut fleet.world, Hand::Trip);
@@ -364,7 +371,7 @@ fn a_rollout_that_was_halted_and_resumed_closes_the_breaker_by_its_probes() {
     );
     let before = fleet.levels();
     // Until someone resumes there is nothing to try on.
-    play(&mut fleet, 700);
+    play(&mut fleet, 90);
     let state = |fleet: &Fleetlet| {
         let known = fleet.world.fleet.breakers().get("fleet").unwrap();
         known.state(&Group::Fleet)
@@ -372,7 +379,7 @@ fn a_rollout_that_was_halted_and_resumed_closes_the_breaker_by_its_probes() {
     assert_eq!(state(&fleet), BreakerState::Open);
     resume(&mut fleet, rollout);
     let mut tried = BTreeSet::new();
-    for _ in 0..600 {
+    for _ in 0..240 {
         play(&mut fleet, 1);
         let known = fleet.world.fleet.breakers().get("fleet").unwrap();
         let Some((_, cell)) = known.open().next() else {
@@ -386,7 +393,7 @@ fn a_rollout_that_was_halted_and_resumed_closes_the_breaker_by_its_probes() {
         }
     }
     assert_eq!(state(&fleet), BreakerState::Closed);
-    play(&mut fleet, 240);
+    play(&mut fleet, 120);
     assert_eq!(fleet.end_of(rollout), Some(End::Completed));
     assert_eq!(fleet.levels(), [Some(1); 8]);
 }
@@ -402,26 +409,26 @@ fn nodes_with_an_override_are_changed_under_an_open_breaker_and_others_wait() {
     let mut params = quick();
     params.waves.drain(..3);
     let rollout = fleet.apply(1, "*", params);
-    play(&mut fleet, 60);
+    play(&mut fleet, 15);
     assert_eq!(fleet.levels(), [None; 4]);
     let asked = OverrideBreaker {
         breaker: "fleet".to_owned(),
         nodes: "site=lyon".parse().unwrap(),
-        lifetime: Duration::from_secs(3600),
+        lifetime: Duration::from_secs(90),
         reason: "the fix itself".to_owned(),
     };
     ask(&mut fleet.world, &Operation::OverrideBreaker(asked));
-    play(&mut fleet, 300);
+    play(&mut fleet, 60);
     assert_eq!(fleet.levels(), [Some(1), Some(1), None, None]);
     assert_eq!(fleet.end_of(rollout), None);
     // It is over: who is relabelled then gets nothing more.
-    play(&mut fleet, 3600);
+    play(&mut fleet, 40);
     let third = fleet.hosts[2].node.id;
     label(&mut fleet.world, third, "lyon");
-    play(&mut fleet, 60);
+    play(&mut fleet, 15);
     assert_eq!(fleet.levels(), [Some(1), Some(1), None, None]);
     trip(&mut fleet.world, Hand::Reset);
-    play(&mut fleet, 240);
+    play(&mut fleet, 90);
     assert_eq!(fleet.end_of(rollout), Some(End::Completed));
 }
 
