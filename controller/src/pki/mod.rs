@@ -482,7 +482,7 @@ impl Pki {
 
     /// The server's certificate and the CAs, with when each is told of before its
     /// end: the server's at three quarters of its life, since it renews itself at two
-    /// thirds; a CA's [`AUTHORITY_WARN_BEFORE`] before, since a person must rotate it.
+    /// thirds; a CA's half a year before, since a person must rotate it.
     ///
     /// # Errors
     /// [`PkiError`].
