@@ -71,11 +71,10 @@ fn roll_out(world: &World, tag: &str) -> Value {
 
 #[test]
 fn agents_on_one_engine_leave_each_other_alone() {
-    let Some(world) = sharing(&["red", "blue"]) else {
+    let Some(mut world) = sharing(&["red", "blue"]) else {
         return;
     };
     let cli = world.cli();
-    let engine = &world.engines[0];
     for (tag, revision) in [("1", 1), ("2", 2)] {
         let end = roll_out(&world, tag);
         assert_eq!(end["state"], "completed", "{end}");
@@ -90,7 +89,8 @@ fn agents_on_one_engine_leave_each_other_alone() {
     assert_eq!(named(&world, &["network", "ls"], "{{.Name}}").len(), 2);
     let volumes = named(&world, &["volume", "ls"], "{{.Name}}");
     assert_eq!(volumes, ["blue-web-kept", "red-web-kept"]);
-    let log = engine.docker(&["exec", "red-web-web-2", "/busybox", "cat", "/kept/log"]);
+    let log = ["exec", "red-web-web-2", "/busybox", "cat", "/kept/log"];
+    let log = world.engines[0].docker(&log);
     assert_eq!(log, "mine\nmine", "a volume for itself, over the update");
 
     // A broken one goes back on the node that it was tried on.
@@ -100,7 +100,18 @@ fn agents_on_one_engine_leave_each_other_alone() {
         containers(&world) == ["blue-web-web-2", "red-web-web-2"]
     });
 
+    // A prefix that changes while the agent runs waits for the next start.
+    let other = configuration(&world.engines[0]) + "[deploy]\nname_prefix = \"green\"\n";
+    let agent = &mut world.agents[1];
+    agent.configure(&other);
+    signal(agent.process().id(), Signal::HUP);
+    wait::until_true("it is read and said to wait", PATIENCE, || {
+        let said = agent.process().output();
+        said.contains("deploy.name_prefix change at the next start")
+    });
+
     // What a hand takes from one is put back by one.
+    let engine = &world.engines[0];
     let id = |name: &str| engine.try_docker(&["inspect", "-f", "{{.Id}}", name]);
     let (red, blue) = (id("red-web-web-2"), id("blue-web-web-2"));
     engine.docker(&["rm", "-f", "blue-web-web-2"]);
