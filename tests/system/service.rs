@@ -18,7 +18,7 @@ const LASTS: &str = "while true; do /busybox sleep 1; done";
 /// The revision that a node says it runs; none when it has none of it.
 fn revision(cli: &Cli, name: &str) -> Option<u64> {
     let page = cli.json(&["deploy", "status", "web"]);
-    let nodes = page["nodes"].as_array().unwrap();
+    let nodes = page["nodes"].as_array()?;
     let node = nodes.iter().find(|node| node["name"] == name)?;
     (node["phase"] == "running")
         .then(|| node["current"].as_u64())
@@ -174,5 +174,6 @@ fn a_command_outside_of_its_window_waits_and_runs_when_it_opens() {
     let started = done["targets"][0]["receipt"]["started_at"]
         .as_str()
         .unwrap();
-    assert!(started[11..16] >= *opens, "{started} is before {opens}");
+    let at = started.get(11..16).unwrap_or_default();
+    assert!(at >= opens.as_str(), "{started} is before {opens}");
 }

@@ -50,7 +50,7 @@ fn fleet() -> World {
 }
 
 fn waits(world: &World, n: u16, work: Work<'_>) -> Option<String> {
-    let node = world.fleet.node(node_id(n)).unwrap();
+    let node = world.fleet.node(node_id(n))?;
     let wait = world.fleet.windows().wait(node.subject(), work, world.now);
     wait.map(|wait| wait.window)
 }

@@ -154,19 +154,16 @@ impl Fleetlet {
 
     fn record_decisions(&mut self) {
         for event in std::mem::take(&mut self.world.events) {
-            let decision = match event {
-                DeskEvent::Decided(decision) => decision,
-                DeskEvent::DrainOver(end) => {
-                    let ended = cordon::end_drain(&self.world.fleet, &end);
-                    for event in ended.unwrap_or_default() {
-                        self.world.record(event);
-                    }
-                    continue;
+            if let DeskEvent::DrainOver(end) = &event {
+                let ended = cordon::end_drain(&self.world.fleet, end);
+                for event in ended.unwrap_or_default() {
+                    self.world.record(event);
                 }
-                other => {
-                    self.world.events.push(other);
-                    continue;
-                }
+                continue;
+            }
+            let DeskEvent::Decided(decision) = event else {
+                self.world.events.push(event);
+                continue;
             };
             let known = self.world.fleet.rollouts().get(decision.rollout());
             if known.is_some_and(|known| known.course.check(&decision).is_ok()) {
