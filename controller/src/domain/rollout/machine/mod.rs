@@ -16,11 +16,11 @@
 //! give orders.
 //!
 //! **Invariants.** No order of a target is given twice. Nothing is started while
-//! the course has stopped or a stop has been asked for, on a node that does not pass
-//! every breaker, against the budget or faster than the rate. A rollout whose clock is moved on
-//! ends: what is recalled at its deadline is silent, at the latest, when its time
-//! to make progress and the silent deadline have passed; and a way back on which
-//! nothing moves for as long as the deadline is given up.
+//! the course has stopped or a stop has been asked for, on a node that does not
+//! pass every breaker, against the budget or faster than the rate. A rollout whose
+//! clock is moved on ends: what is recalled at its deadline is silent, at the
+//! latest, when its time to make progress and the silent deadline have passed; and
+//! a way back on which nothing moves for as long as the deadline is given up.
 
 mod report;
 mod start;
