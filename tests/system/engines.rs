@@ -115,9 +115,12 @@ fn agents_on_one_engine_leave_each_other_alone() {
     let id = |name: &str| engine.try_docker(&["inspect", "-f", "{{.Id}}", name]);
     let (red, blue) = (id("red-web-web-2"), id("blue-web-web-2"));
     engine.docker(&["rm", "-f", "blue-web-web-2"]);
-    wait::until_true("it is put back", PATIENCE, || {
-        id("blue-web-web-2").is_some_and(|made| Some(made) != blue)
+    let back = wait::within(PATIENCE, || {
+        let made = id("blue-web-web-2")?;
+        (Some(made) != blue).then_some(())
     });
+    let log = world.agents[1].process().tail();
+    assert!(back.is_some(), "it is not put back\n{log}");
     assert_eq!(id("red-web-web-2"), red);
 
     // Of a deployment that leaves one of them, the other keeps its own.
