@@ -216,3 +216,33 @@ fn a_rollout_that_halts_is_told_until_it_ends() {
     assert_eq!(over.body["data"]["key"], halted.body["data"]["key"]);
     assert!(receiver.got().iter().all(|got| got.verifies(&secret)));
 }
+
+/// An alert and the dead man's switch, each to the sink that wants it.
+#[test]
+fn alerts_and_heartbeats_go_to_the_sinks_that_name_them() {
+    let receiver = Receiver::start();
+    let controller = controller(&receiver);
+    let cli = controller.cli();
+    set(&cli, &receiver);
+    let _agent = fleet::running_agent(&controller, "ship");
+
+    let rule = ["alert", "rule", "set", "ample", "--severity", "critical"];
+    let when = ["--when", "mem.available > 1 MiB"];
+    cli.ok(&[&rule[..], &when[..]].concat());
+    let fired = await_title(&receiver, "ample", PATIENCE);
+    assert_eq!(fired.body["type"], "alert.raised");
+    assert_eq!(fired.body["data"]["severity"], "critical");
+    cli.ok(&["alert", "rule", "remove", "ample"]);
+    wait::until_true("it is resolved", DELIVERED_WITHIN, || {
+        let got = receiver.got();
+        got.iter().any(|got| got.body["type"] == "alert.resolved")
+    });
+
+    let alive = "The controller is alive";
+    assert!(titled(&receiver.got(), alive).is_empty());
+    let names = ["sink", "set", "watchdog", "--kind", "heartbeat", "--url"];
+    cli.ok(&[&names[..], &[receiver.url()]].concat());
+    let beat = await_title(&receiver, alive, DELIVERED_WITHIN);
+    assert_eq!(beat.body["type"], "heartbeat.once");
+    assert_eq!(titled(&receiver.got(), alive).len(), 1, "not to both");
+}

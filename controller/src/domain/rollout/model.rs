@@ -401,7 +401,7 @@ impl World {
         self.actions().into_iter().find(|action| {
             matches!(
                 action,
-                Action::Record | Action::Hear(_) | Action::Act(_, Fate::Succeeds)
+                Action::Record | Action::Hear(_) | Action::Act(_, Fate::Succeeds) | Action::Free(_)
             )
         })
     }

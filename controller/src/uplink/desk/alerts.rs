@@ -14,6 +14,7 @@ use protocol::time::UnixMillis;
 
 use super::Desk;
 use crate::domain::alert::book::{Book, Turn};
+use crate::domain::notice::sink::Known;
 use crate::domain::notice::{Notice, NoticeKind, NoticeState, Severity};
 use crate::uplink::intake::IntakeError;
 use crate::uplink::sink::FrameSink;
@@ -21,7 +22,8 @@ use crate::uplink::sink::FrameSink;
 /// How often alerts are told of time, and of what the fleet's records changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the controller says that it lives: the dead man's switch. It is written
+/// How often the controller says that it lives, while a sink wants to hear that: the
+/// dead man's switch. It is written
 /// with what nodes send and delivered as any notice, so it stops when any of that
 /// does. Whoever waits for it should give it three of these.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
@@ -115,8 +117,9 @@ impl<S: FrameSink> Desk<S> {
             desk.looked_at = now;
             desk.book.look(&self.fleet, now);
         }
-        let beat_at = desk.beat_at;
-        if beat_at.is_none_or(|at| now < at || now.since(at) >= HEARTBEAT_EVERY) {
+        let due = |at: UnixMillis| now < at || now.since(at) >= HEARTBEAT_EVERY;
+        let listens = |known: &Known| known.sink.kinds.contains(&NoticeKind::Heartbeat);
+        if desk.beat_at.is_none_or(due) && self.fleet.sinks().iter().any(listens) {
             desk.beat_at = Some(now);
             self.work.batch.raise(heartbeat(now));
         }

@@ -319,7 +319,7 @@ impl<S: FrameSink> Desk<S> {
                 continue;
             };
             let passing = self.passing(&definition.name, running, now);
-            if passing.len() == running.machine.rows().count() {
+            if passing.len() == targets(running).count() {
                 continue;
             }
             let tries = cells
@@ -348,10 +348,8 @@ impl<S: FrameSink> Desk<S> {
             now,
             heard_at: Some(now),
         };
-        running
-            .machine
-            .rows()
-            .filter_map(|(node, _)| self.fleet.node(node))
+        targets(running)
+            .filter_map(|node| self.fleet.node(node))
             .filter(|node| policy.admit(node.subject(), attempt, standing).is_ok())
             .map(|node| node.id)
             .collect()
@@ -383,4 +381,11 @@ impl<S: FrameSink> Desk<S> {
         }
         aborts
     }
+}
+
+/// The nodes that take part in a rollout.
+fn targets(running: &Running) -> impl Iterator<Item = NodeId> {
+    let rows = running.machine.rows();
+    rows.filter(|(_, row)| row.state != TargetState::Skipped)
+        .map(|(node, _)| node)
 }

@@ -53,9 +53,7 @@ impl Intake {
             }
             Ok(rows)
         })?;
-        rows.into_iter()
-            .map(|(seq, bytes)| Ok((seq, self.decode("a notice", &bytes)?)))
-            .collect()
+        self.told_of(rows)
     }
 
     /// The numbers of the oldest notice that is kept and of the last one ever
@@ -78,10 +76,22 @@ impl Intake {
     /// # Errors
     /// [`IntakeError`], also when a row does not decode.
     pub fn notices_newest(&self, limit: usize) -> Result<Vec<(u64, Notice)>, IntakeError> {
-        let (_, last) = self.notice_span()?;
-        let mut notices = self.notices(last.saturating_sub(limit as u64), limit)?;
-        notices.reverse();
-        Ok(notices)
+        let rows = self.read("notices", |transaction| {
+            let table = transaction.open_table(NOTICES)?;
+            let mut rows = Vec::new();
+            for row in table.iter()?.rev().take(limit) {
+                let (key, value) = row?;
+                rows.push((key.value(), value.value().to_vec()));
+            }
+            Ok(rows)
+        })?;
+        self.told_of(rows)
+    }
+
+    fn told_of(&self, rows: Vec<(u64, Vec<u8>)>) -> Result<Vec<(u64, Notice)>, IntakeError> {
+        rows.into_iter()
+            .map(|(seq, bytes)| Ok((seq, self.decode("a notice", &bytes)?)))
+            .collect()
     }
 
     /// One notice; none when it is gone.

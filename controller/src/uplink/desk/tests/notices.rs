@@ -350,12 +350,16 @@ fn nothing_is_lost_or_told_twice_over_a_full_disk() {
 }
 
 fn set(world: &mut World, number: u64) {
+    set_for(world, number, BTreeSet::new());
+}
+
+pub(super) fn set_for(world: &mut World, number: u64, kinds: BTreeSet<NoticeKind>) {
     world.record(Event::SinkSet(SinkSet {
         number,
         sink: Box::new(Sink {
             name: "chat".to_owned(),
             url: "https://chat.example.net".to_owned(),
-            kinds: BTreeSet::new(),
+            kinds,
             severity: Severity::Info,
             nodes: protocol::selector::Selector::every(),
             secret: String::new(),
