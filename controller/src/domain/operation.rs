@@ -1,6 +1,6 @@
 //! Everything that can be asked for and would change the fleet.
 
-use protocol::id::{NodeId, RolloutId};
+use protocol::id::{ApiKeyId, NodeId, RolloutId};
 
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage::{
@@ -209,16 +209,6 @@ impl Operation {
         let on = |action, nodes: &[NodeId]| {
             Authority::Permission(Permission::of("node", action), nodes.to_vec())
         };
-        let own_key = |key, action| {
-            let permission = Permission::of("key", action);
-            let owner = fleet.access().key(key).map(|key| key.principal);
-            match owner {
-                Some(owner) if caller.principal() == Some(owner) => {
-                    Authority::PermissionOrOwn(permission)
-                }
-                Some(_) | None => Authority::Permission(permission, vec![]),
-            }
-        };
         Ok(match self {
             Self::CreateToken(_) => whole("token", "create"),
             Self::RevokeToken(_) => whole("token", "revoke"),
@@ -254,8 +244,8 @@ impl Operation {
             Self::CreateGrant(_) => whole("grant", "create"),
             Self::RevokeGrant(_) => whole("grant", "revoke"),
             Self::CreateKey(_) => whole("key", "create"),
-            Self::RotateKey(asked) => own_key(asked.key, "rotate"),
-            Self::RevokeKey(asked) => own_key(asked.key, "revoke"),
+            Self::RotateKey(asked) => key_authority(fleet, caller, asked.key, "rotate"),
+            Self::RevokeKey(asked) => key_authority(fleet, caller, asked.key, "revoke"),
             Self::RecoverAdmin(_) => Authority::Host,
             Self::IssueCommand(asked) => Authority::Permission(
                 Permission::of("command", asked.action.name()),
@@ -317,6 +307,16 @@ impl Operation {
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,
             Self::AbortRollout(asked) => steering(fleet, asked.rollout, "abort")?,
         })
+    }
+}
+
+/// The permission to change an API key; whoever it belongs to may without.
+fn key_authority(fleet: &Fleet, caller: &Caller, key: ApiKeyId, action: &'static str) -> Authority {
+    let permission = Permission::of("key", action);
+    let owner = fleet.access().key(key).map(|key| key.principal);
+    match owner {
+        Some(owner) if caller.principal() == Some(owner) => Authority::PermissionOrOwn(permission),
+        Some(_) | None => Authority::Permission(permission, vec![]),
     }
 }
 

@@ -26,7 +26,7 @@ use protocol::id::{FleetId, NodeId, TokenId};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use event::{NodeJoined, NodeRenamed, NodeReplaced, TokenCreated};
+use event::{IdentitySuspected, NodeJoined, NodeRenamed, NodeReplaced, TokenCreated};
 use node::{Node, NodeState, Suspicion};
 use token::{Approval, TOKENS_COUNT_MAX, Token};
 use trust::TrustState;
@@ -231,13 +231,7 @@ impl Fleet {
                 node.certificate = Some(event.certificate.clone());
                 node.authority = event.authority;
             }),
-            Event::IdentitySuspected(event) => self.change_node(event.node, |node| {
-                node.suspicion = Some(Suspicion {
-                    since: at,
-                    doubt: event.doubt,
-                    detail: event.detail.clone(),
-                });
-            }),
+            Event::IdentitySuspected(event) => self.suspect(event, at),
             Event::IdentityResolved(event) => self.change_node(event.node, |node| {
                 node.suspicion = None;
             }),
@@ -309,6 +303,16 @@ impl Fleet {
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}
         }
+    }
+
+    fn suspect(&mut self, event: &IdentitySuspected, at: UnixMillis) {
+        self.change_node(event.node, |node| {
+            node.suspicion = Some(Suspicion {
+                since: at,
+                doubt: event.doubt,
+                detail: event.detail.clone(),
+            });
+        });
     }
 
     fn create_token(&mut self, event: &TokenCreated, at: UnixMillis) {
