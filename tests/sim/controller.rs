@@ -9,7 +9,7 @@ use controller::broker::Delivery;
 use controller::domain::access::caller::Caller;
 use controller::domain::access::key::SecretDigest;
 use controller::domain::access::manage::RecoverAdmin;
-use controller::domain::breaker::manage::{EndOverride, RaisePolicy};
+use controller::domain::breaker::manage::{EndOverride, RaisePolicy, RemoveBreaker};
 use controller::domain::command::Hours;
 use controller::domain::command::issue::{
     Aim, CancelCommand, ConcludeCommand, EmptyAim, IssueCommand,
@@ -442,6 +442,16 @@ impl Machine {
         });
         let events = self.submit(self.admin?, operation, now)?;
         (!events.is_empty()).then_some(revision)
+    }
+
+    /// Takes the fleet's own breaker away, for what it would stop.
+    pub(crate) fn without_breaker(&mut self, now: u64) {
+        let breaker = "fleet".to_owned();
+        let operation = Operation::RemoveBreaker(RemoveBreaker { breaker });
+        let removed = self
+            .admin
+            .and_then(|admin| self.submit(admin, operation, now));
+        assert!(removed.is_some(), "the fleet has a breaker from the start");
     }
 
     /// A rollout that ends within minutes, and goes on or back by chance.

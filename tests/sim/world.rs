@@ -285,8 +285,19 @@ impl World {
         self.history.applied.insert(revision);
     }
 
+    /// Lets what is on its way this moment arrive: a frame is sent each minute.
+    fn run_dry(&mut self) {
+        for _ in 0..6 {
+            let waits = self.hosts.iter().any(|host| host.waiting(self.now) > 0);
+            if waits {
+                self.run(self.now + 5_000, &mut Faults::none());
+            }
+        }
+    }
+
     /// The controller's machine goes off for good, so that its disks can be read.
     pub(crate) fn settle(&mut self) {
+        self.run_dry();
         let now = self.now;
         self.machine.kill(now);
         self.machine.start_at = None;

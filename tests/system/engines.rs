@@ -110,6 +110,19 @@ fn agents_on_one_engine_leave_each_other_alone() {
         said.contains("deploy.name_prefix change at the next start")
     });
 
+    // What a hand takes from one is put back by one, in the middle of a change too.
+    let engine = &world.engines[0];
+    let id = |name: &str| engine.try_docker(&["inspect", "-f", "{{.Id}}", name]);
+    let (red, blue) = (id("red-web-web-2"), id("blue-web-web-2"));
+    engine.docker(&["rm", "-f", "blue-web-web-2"]);
+    let back = wait::within(PATIENCE, || {
+        let made = id("blue-web-web-2")?;
+        (Some(made) != blue).then_some(())
+    });
+    let log = world.agents[1].process().tail();
+    assert!(back.is_some(), "it is not put back\n{log}");
+    assert_eq!(id("red-web-web-2"), red);
+
     // Of a deployment that leaves one of them, the other keeps its own.
     cli.ok(&["node", "revoke", "ship-1", "--reason", "sold"]);
     cli.ok(&["deploy", "remove", "web", "--yes"]);

@@ -141,6 +141,7 @@ fn a_real_prometheus_takes_what_is_forwarded() {
     };
     let controller = Plan::nodes(1)
         .with("FLOTILLA_SERIES_REMOTE_WRITE_URL", &prometheus.write_url())
+        .with("FLOTILLA_OUTBOUND_ALLOW", "127.0.0.0/8")
         .with("FLOTILLA_AGENT_SAMPLING_INTERVAL", "1s")
         .with("FLOTILLA_AGENT_SAMPLING_FRAME", "2s")
         .start();

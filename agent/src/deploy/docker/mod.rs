@@ -122,21 +122,13 @@ impl Engine {
             message,
         } = error
         {
-            // An engine that is about to stop answers, and carries nothing out.
-            let stops = *status_code == 503 || message.contains("shutting down");
+            let class = judge(*status_code, message);
             return StepError {
-                code: if stops {
-                    ErrorCode::ContainerEngine
-                } else {
-                    ErrorCode::WorkloadStart
+                code: match class {
+                    Class::Engine => ErrorCode::ContainerEngine,
+                    Class::Passing | Class::Final => ErrorCode::WorkloadStart,
                 },
-                class: match status_code {
-                    _ if stops => Class::Engine,
-                    500.. => Class::Passing,
-                    // Someone else removes it: it is gone soon.
-                    409 if message.contains("already in progress") => Class::Passing,
-                    _ => Class::Final,
-                },
+                class,
                 detail: format!("the container engine did not {what}: {}", message.trim()),
             };
         }
@@ -197,6 +189,19 @@ fn away(detail: &str) -> StepError {
         code: ErrorCode::ContainerEngine,
         class: Class::Engine,
         detail: detail.to_owned(),
+    }
+}
+
+/// What an error that the engine answered says about trying again.
+fn judge(status: u16, message: &str) -> Class {
+    match status {
+        // An engine that is about to stop answers, and carries nothing out.
+        503 => Class::Engine,
+        _ if message.contains("shutting down") => Class::Engine,
+        500.. => Class::Passing,
+        // Someone else removes it: it is gone soon.
+        409 if message.contains("already in progress") => Class::Passing,
+        _ => Class::Final,
     }
 }
 
@@ -377,6 +382,26 @@ fn checked_or_none(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The messages are those of engines 20.10 to 28.
+    #[test]
+    fn what_passes_by_itself_is_tried_again() {
+        let removal = "removal of container 4f1 is already in progress";
+        for (status, message, class) in [
+            (409, removal, Class::Passing),
+            (
+                409,
+                "the container name \"/web\" is already in use",
+                Class::Final,
+            ),
+            (500, "dial unix: connection refused", Class::Passing),
+            (500, "the daemon is shutting down", Class::Engine),
+            (503, "", Class::Engine),
+            (404, "no such image", Class::Final),
+        ] {
+            assert_eq!(judge(status, message), class, "{status} {message}");
+        }
+    }
 
     #[test]
     fn names_cannot_reach_elsewhere_in_the_engine() {

@@ -499,10 +499,12 @@ impl World {
         }
     }
 
-    /// A rollout is not whole while a node of it waits for its window.
+    /// A rollout is not whole while a node of it waits for its window. Who is put into
+    /// service again after the barrier gets the revision as a late joiner.
     fn check_asked(&self, decision: &Decision) {
         if let Decision::Finished(end) = decision
             && end.outcome == Outcome::Completed
+            && self.journal.committed_at.is_none()
         {
             let waits = |row: &TargetRow| row.state == TargetState::Windowed;
             assert!(!self.machine.rows().any(|(_, row)| waits(row)));
