@@ -209,6 +209,18 @@ impl Engine {
             .unwrap_or_else(|| panic!("docker {} failed", words.join(" ")))
     }
 
+    /// Pushes an image to a registry that answers. While the engine sets a container
+    /// up, what it does beside may find itself in that container's network, so a
+    /// refused connection is tried again.
+    ///
+    /// # Panics
+    /// When it does not succeed in time.
+    pub fn push(&self, image: &str) {
+        wait::until("the push", START_LIMIT, || {
+            self.try_docker(&["push", image])
+        });
+    }
+
     /// Makes an image that holds busybox and nothing else.
     ///
     /// # Panics
