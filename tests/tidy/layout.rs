@@ -36,7 +36,7 @@ fn the_top_level_is_as_it_was_fixed() {
 }
 
 #[test]
-fn members_are_the_packages_that_the_decisions_name() {
+fn the_workspace_has_these_members() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
     let manifest: toml::Table = manifest.parse().expect("the manifest is TOML");
     let members: Vec<&str> = manifest["workspace"]["members"]
