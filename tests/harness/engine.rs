@@ -94,6 +94,12 @@ impl Engine {
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-ec", "ip link set lo up; exec sleep 3600"]);
         let holder = Process::start("network", &mut command, &folder.path().join("network.log"));
+        // Entered before it has one of its own, it would lead to everybody's.
+        let network = |of: &str| fs::read_link(format!("/proc/{of}/ns/net")).ok();
+        wait::until_true("there is a network", START_LIMIT, || {
+            let own = network(&holder.id().to_string());
+            own.is_some() && own != network("self")
+        });
         for (name, text) in [
             ("daemon.json", "{}".to_owned()),
             ("containers.conf", containers_conf(folder.path())),
@@ -207,18 +213,6 @@ impl Engine {
     pub fn docker(&self, words: &[&str]) -> String {
         self.try_docker(words)
             .unwrap_or_else(|| panic!("docker {} failed", words.join(" ")))
-    }
-
-    /// Pushes an image to a registry that answers. While the engine sets a container
-    /// up, what it does beside may find itself in that container's network, so a
-    /// refused connection is tried again.
-    ///
-    /// # Panics
-    /// When it does not succeed in time.
-    pub fn push(&self, image: &str) {
-        wait::until("the push", START_LIMIT, || {
-            self.try_docker(&["push", image])
-        });
     }
 
     /// Makes an image that holds busybox and nothing else.

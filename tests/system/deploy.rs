@@ -624,7 +624,7 @@ fn deploy_names_a_full_disk_and_works_once_there_is_space() {
     };
     let image = "127.0.0.1:5000/large:1";
     engine.image_with(image, GOOD, 24);
-    engine.push(image);
+    engine.docker(&["push", image]);
     engine.docker(&["rmi", image]);
     runtime().block_on(node.live(async {
         with_revision_1(&node, service("docker.io/library/good:1")).await;
@@ -656,7 +656,7 @@ fn deploy_pulls_from_a_registry_that_may_be_away_or_answer_garbage() {
         return;
     };
     engine.docker(&["tag", "good:2", "127.0.0.1:5000/good:2"]);
-    engine.push("127.0.0.1:5000/good:2");
+    engine.docker(&["push", "127.0.0.1:5000/good:2"]);
     let digest = engine.docker(&[
         "inspect",
         "-f",
