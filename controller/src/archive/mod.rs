@@ -268,10 +268,7 @@ impl Archives {
         size_bytes: u64,
         now: UnixMillis,
     ) -> Result<Progress, ArchiveError> {
-        if !(1..=ARCHIVE_BYTES_MAX).contains(&size_bytes) {
-            return Err(ArchiveError::Size { size_bytes });
-        }
-        if let Some(archive) = self.held_again(digest, now)? {
+        if let Some(archive) = self.announced(digest, size_bytes, now)? {
             return Ok(Progress::Held(archive));
         }
         let upload = self.take(digest, size_bytes, now)?;
@@ -298,10 +295,7 @@ impl Archives {
         piece: &[u8],
         now: UnixMillis,
     ) -> Result<Progress, ArchiveError> {
-        if !(1..=ARCHIVE_BYTES_MAX).contains(&size_bytes) {
-            return Err(ArchiveError::Size { size_bytes });
-        }
-        if let Some(archive) = self.held_again(digest, now)? {
+        if let Some(archive) = self.announced(digest, size_bytes, now)? {
             return Ok(Progress::Held(archive));
         }
         let mut upload = self.take(digest, size_bytes, now)?;
@@ -341,9 +335,17 @@ impl Archives {
         }
     }
 
-    /// An archive that is held and is being uploaded again: its age counts from
-    /// here, so that a sweep leaves it.
-    fn held_again(&self, digest: Digest, now: UnixMillis) -> Result<Option<Archive>, ArchiveError> {
+    /// Checks what is announced, and finds an archive that is held and is being
+    /// uploaded again: its age counts from here, so that a sweep leaves it.
+    fn announced(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        now: UnixMillis,
+    ) -> Result<Option<Archive>, ArchiveError> {
+        if !(1..=ARCHIVE_BYTES_MAX).contains(&size_bytes) {
+            return Err(ArchiveError::Size { size_bytes });
+        }
         let state = self.lock();
         let Some(archive) = state.held.get(&digest) else {
             return Ok(None);

@@ -203,14 +203,13 @@ pub fn open<S: FrameSink + 'static>(
         news: news.clone(),
         clock: Arc::clone(&parts.clock),
     };
-    let officer_key = parts.pki.signing();
     let task = UplinkTask {
         desk: Some(Box::new(desk)),
         inputs: Inputs {
             deliveries: parts.deliveries,
             jobs,
             fleet,
-            signing,
+            signing: signing.clone(),
             trust,
             journal,
             pki: parts.pki,
@@ -221,7 +220,7 @@ pub fn open<S: FrameSink + 'static>(
         findings,
         officer: Officer {
             engine: parts.engine,
-            signing: officer_key,
+            signing,
             found,
         },
         announced: false,

@@ -117,12 +117,7 @@ pub fn resolve(fleet: &Fleet, aim: &Aim, action: &Action) -> Result<Resolved, Re
         Aim::Nodes(ids) => {
             for &id in ids {
                 let node = fleet.existing(id)?;
-                if !node.is_active() {
-                    return Err(Rejection::new(
-                        ErrorCode::NodeNotActive,
-                        format!("node {id} is {}, not active", node.state.name()),
-                    ));
-                }
+                node.require_active()?;
                 if node.suspicion.is_some() && action.mutates() {
                     return Err(Rejection::new(
                         ErrorCode::NodeIdentitySuspect,

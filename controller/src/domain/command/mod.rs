@@ -170,79 +170,14 @@ impl Commands {
 
     /// Takes a record about commands into the state; any other changes nothing.
     pub(crate) fn apply(&mut self, record: &Record) {
-        match &record.event {
-            Event::CommandIssued(event) => self.issue(event, record),
-            Event::CommandCancelRequested(event) => {
-                if let Some(command) = self.known.get_mut(&event.command) {
-                    Arc::make_mut(command).cancel = Some((record.at, record.by));
-                }
+        if let Event::CommandIssued(event) = &record.event {
+            self.issue(event, record);
+        } else if let Event::CommandCancelRequested(event) = &record.event {
+            if let Some(command) = self.known.get_mut(&event.command) {
+                Arc::make_mut(command).cancel = Some((record.at, record.by));
             }
-            Event::CommandConcluded(event) => self.conclude(event, record.at),
-            Event::TokenCreated(_)
-            | Event::TokenRevoked(_)
-            | Event::NodeJoined(_)
-            | Event::NodeApproved(_)
-            | Event::NodeRenamed(_)
-            | Event::NodeRelabelled(_)
-            | Event::NodeRevoked(_)
-            | Event::NodeReplaced(_)
-            | Event::NodesCordoned(_)
-            | Event::NodesUncordoned(_)
-            | Event::DrainStarted(_)
-            | Event::DrainEnded(_)
-            | Event::NodeCertified(_)
-            | Event::IdentitySuspected(_)
-            | Event::IdentityResolved(_)
-            | Event::IncarnationRaised(_)
-            | Event::TrustPublished(_)
-            | Event::PrincipalCreated(_)
-            | Event::PrincipalDisabled(_)
-            | Event::PrincipalEnabled(_)
-            | Event::RoleCreated(_)
-            | Event::RoleUpdated(_)
-            | Event::RoleDeleted(_)
-            | Event::GrantCreated(_)
-            | Event::GrantRevoked(_)
-            | Event::KeyCreated(_)
-            | Event::KeyRotated(_)
-            | Event::KeyRevoked(_)
-            | Event::AdminRecovered(_)
-            | Event::DeploymentApplied(_)
-            | Event::DeploymentRemoved(_)
-            | Event::DeploymentForgotten(_)
-            | Event::RolloutStarted(_)
-            | Event::WaveStarted(_)
-            | Event::WaveApproved(_)
-            | Event::RolloutHalted(_)
-            | Event::RolloutPaused(_)
-            | Event::RolloutResumed(_)
-            | Event::RolloutAborted(_)
-            | Event::RolloutCommitted(_)
-            | Event::RolloutFinished(_)
-            | Event::ContentSet(_)
-            | Event::ContentRemoved(_)
-            | Event::ArchivePushed(_)
-            | Event::ArchiveRemoved(_)
-            | Event::BreakerDefined(_)
-            | Event::BreakerRemoved(_)
-            | Event::BreakerMoved(_)
-            | Event::BreakerOverridden(_)
-            | Event::LeaseSet(_)
-            | Event::OverrideEnded(_)
-            | Event::PolicyPublished(_)
-            | Event::WindowSet(_)
-            | Event::WindowRemoved(_)
-            | Event::WindowOpened(_)
-            | Event::WindowShut(_)
-            | Event::AlertRuleDefined(_)
-            | Event::AlertRuleRemoved(_)
-            | Event::SilenceCreated(_)
-            | Event::SilenceEnded(_)
-            | Event::RequestDenied(_)
-            | Event::RequestRejected(_)
-            | Event::SinkSet(_)
-            | Event::SinkRemoved(_)
-            | Event::DenialsCounted(_) => {}
+        } else if let Event::CommandConcluded(event) = &record.event {
+            self.conclude(event, record.at);
         }
     }
 

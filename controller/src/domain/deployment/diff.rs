@@ -118,6 +118,22 @@ impl Out {
             self.put(format!("{path}.{key}"), value);
         }
     }
+
+    /// What networks and volumes have in common.
+    fn object(
+        &mut self,
+        at: &str,
+        driver: Option<&String>,
+        options: &BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
+        external: Option<&String>,
+    ) {
+        self.put(at.to_owned(), "");
+        self.some(format!("{at}.driver"), driver);
+        self.map(&format!("{at}.driver_opts"), options);
+        self.map(&format!("{at}.labels"), labels);
+        self.some(format!("{at}.external"), external);
+    }
 }
 
 fn lines(spec: &Spec) -> Lines {
@@ -140,12 +156,8 @@ fn lines(spec: &Spec) -> Lines {
             labels,
             external,
         } = value;
-        out.put(at.clone(), "");
-        out.some(format!("{at}.driver"), driver.as_ref());
-        out.map(&format!("{at}.driver_opts"), options);
+        out.object(&at, driver.as_ref(), options, labels, external.as_ref());
         out.flag(format!("{at}.internal"), *internal);
-        out.map(&format!("{at}.labels"), labels);
-        out.some(format!("{at}.external"), external.as_ref());
     }
     for (name, value) in volumes {
         let at = format!("volumes.{name}");
@@ -155,11 +167,7 @@ fn lines(spec: &Spec) -> Lines {
             labels,
             external,
         } = value;
-        out.put(at.clone(), "");
-        out.some(format!("{at}.driver"), driver.as_ref());
-        out.map(&format!("{at}.driver_opts"), options);
-        out.map(&format!("{at}.labels"), labels);
-        out.some(format!("{at}.external"), external.as_ref());
+        out.object(&at, driver.as_ref(), options, labels, external.as_ref());
     }
     for (name, value) in files {
         file(&mut out, name, value);

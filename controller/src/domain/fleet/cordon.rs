@@ -194,13 +194,7 @@ pub fn meant(fleet: &Fleet, aim: &Aim) -> Result<BTreeSet<NodeId>, Rejection> {
             .collect()),
         Aim::Nodes(ids) => {
             for &id in ids {
-                let node = fleet.existing(id)?;
-                if !node.is_active() {
-                    return Err(Rejection::new(
-                        ErrorCode::NodeNotActive,
-                        format!("node {id} is {}, not active", node.state.name()),
-                    ));
-                }
+                fleet.existing(id)?.require_active()?;
             }
             Ok(ids.clone())
         }

@@ -154,12 +154,7 @@ pub(crate) fn replace(fleet: &Fleet, asked: &ReplaceNode) -> Result<Vec<Event>, 
             format!("node {} cannot replace itself", old.id),
         ));
     }
-    if !new.is_active() {
-        return Err(Rejection::new(
-            ErrorCode::NodeNotActive,
-            format!("node {} is {}, not active", new.id, new.state.name()),
-        ));
-    }
+    new.require_active()?;
     Ok(vec![Event::NodeReplaced(NodeReplaced {
         old: old.id,
         new: new.id,
@@ -168,12 +163,7 @@ pub(crate) fn replace(fleet: &Fleet, asked: &ReplaceNode) -> Result<Vec<Event>, 
 
 pub(crate) fn certify(fleet: &Fleet, asked: &CertifyNode) -> Result<Vec<Event>, Rejection> {
     let node = belonging(fleet, asked.node)?;
-    if !node.is_active() {
-        return Err(Rejection::new(
-            ErrorCode::NodeNotActive,
-            format!("node {} is {}, not active", node.id, node.state.name()),
-        ));
-    }
+    node.require_active()?;
     Ok(vec![Event::NodeCertified(NodeCertified {
         node: asked.node,
         certificate: Certificate {

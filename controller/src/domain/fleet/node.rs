@@ -4,6 +4,7 @@
 //! What a node reports of itself while it runs (state, samples, presence) is no
 //! part of this.
 
+use protocol::ErrorCode;
 use protocol::id::{NodeId, TokenId};
 use protocol::key::PublicKey;
 use protocol::label::Labels;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::digest::Digest;
 use crate::domain::fleet::cordon::Cordon;
+use crate::domain::rejection::Rejection;
 
 /// Nodes of a fleet, those that left included.
 pub const NODES_COUNT_MAX: usize = 200_000;
@@ -134,6 +136,17 @@ impl Node {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == NodeState::Active
+    }
+
+    /// Refuses what only an active node may be part of.
+    pub(crate) fn require_active(&self) -> Result<(), Rejection> {
+        if self.is_active() {
+            return Ok(());
+        }
+        Err(Rejection::new(
+            ErrorCode::NodeNotActive,
+            format!("node {} is {}, not active", self.id, self.state.name()),
+        ))
     }
 
     /// Whether its workloads are taken away, or were.

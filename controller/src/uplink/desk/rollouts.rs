@@ -384,16 +384,19 @@ impl<S: FrameSink> Desk<S> {
         }
     }
 
-    /// A node's link came up or is not proven any more.
-    pub(super) fn link_changed(&mut self, node: NodeId, is_up: bool, now: UnixMillis) {
-        let concerned: Vec<RolloutId> = self
-            .deployments
+    /// The rollouts under way that a node takes part in.
+    fn concerning(&self, node: NodeId) -> Vec<RolloutId> {
+        self.deployments
             .running
             .iter()
             .filter(|(_, running)| !running.rests && running.machine.row(node).is_some())
             .map(|(id, _)| *id)
-            .collect();
-        for id in concerned {
+            .collect()
+    }
+
+    /// A node's link came up or is not proven any more.
+    pub(super) fn link_changed(&mut self, node: NodeId, is_up: bool, now: UnixMillis) {
+        for id in self.concerning(node) {
             let input = if is_up {
                 Input::Up(node)
             } else {
@@ -405,14 +408,7 @@ impl<S: FrameSink> Desk<S> {
 
     /// A condition began to hold on a node.
     pub(super) fn condition_crossed(&mut self, node: NodeId, condition: &str, now: UnixMillis) {
-        let concerned: Vec<RolloutId> = self
-            .deployments
-            .running
-            .iter()
-            .filter(|(_, running)| !running.rests && running.machine.row(node).is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in concerned {
+        for id in self.concerning(node) {
             let condition = condition.to_owned();
             self.step(id, Input::Crossed { node, condition }, now);
         }
