@@ -13,9 +13,9 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// systemd waits this long for a sign of life in these tests.
 const HASTE: &str = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\nRestartSec=1s\n";
 
-/// Installs both packages and starts the controller, whose operator is root.
-fn controller(debian: &Debian) {
-    debian.install("flotilla-controller");
+/// Installs a package of the controller and starts it; its operator is root.
+fn controller(debian: &Debian, package: &str) {
+    debian.install(package);
     debian.run(
         "sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
                 s/^#names = .*/names = [\"127.0.0.1\"]/' /etc/flotilla/controller.toml
@@ -25,8 +25,9 @@ fn controller(debian: &Debian) {
     );
 }
 
-fn agent(debian: &Debian) {
-    debian.install("flotilla-agent");
+/// Installs a package of the agent, joins and starts it.
+fn agent(debian: &Debian, package: &str) {
+    debian.install(package);
     debian.run(
         "flotilla token create --expires 1h -o json | grep -o 'flj1_[^\"]*' > /run/token
          flotilla-agent join --token-file /run/token
@@ -67,8 +68,8 @@ fn boot_runs_both_services_through_death_hanging_and_a_reboot() {
     let Some(mut debian) = Debian::boot() else {
         return;
     };
-    controller(&debian);
-    agent(&debian);
+    controller(&debian, "flotilla-controller");
+    agent(&debian, "flotilla-agent");
 
     // A journal entry is found by the command that it is about.
     let ran = debian.run("flotilla run node-1 -- uname -s");
@@ -116,8 +117,8 @@ fn boot_measures_inside_the_sandbox_what_is_there_without_it() {
     let Some(debian) = Debian::boot() else {
         return;
     };
-    controller(&debian);
-    agent(&debian);
+    controller(&debian, "flotilla-controller");
+    agent(&debian, "flotilla-agent");
     let doctor = debian.try_run("flotilla-agent doctor");
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.contains(" 0 failed"), "{doctor}");
@@ -194,22 +195,9 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
            rm -r tree
          done",
     );
-    debian.install("old/flotilla-controller");
-    debian.run(
-        "mkdir -p ~/.config/flotilla; cd /etc/flotilla
-         sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
-                s/^#names = .*/names = [\"127.0.0.1\"]/' controller.toml
-         systemctl start flotilla-controller
-         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
-    );
-    debian.install("old/flotilla-agent");
-    debian.run(
-        "flotilla token create --expires 1h -o json | grep -o 'flj1_[^\"]*' > /run/token
-         flotilla-agent join --token-file /run/token
-         sed -i 's/^#interval = .*/interval = \"5s\"/' /etc/flotilla/agent.toml
-         systemctl start flotilla-agent",
-    );
-    wait_up(&debian);
+    controller(&debian, "old/flotilla-controller");
+    agent(&debian, "old/flotilla-agent");
+    debian.run("sed -i 's/^#interval = .*/interval = \"5s\"/' /etc/flotilla/agent.toml");
     let node = debian.run("flotilla node list -o json | grep '\"id\"'");
     let running = |unit: &str| debian.property(unit, "MainPID");
     let old = (running("flotilla-agent"), running("flotilla-controller"));
