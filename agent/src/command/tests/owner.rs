@@ -89,33 +89,58 @@ async fn idle_executor_waits() {
     );
 }
 
+/// The owner's ends of what the subsystem runs with.
+struct Owner {
+    orders: mpsc::Sender<Order>,
+    events: mpsc::Receiver<CommandEvent>,
+    _settings: watch::Sender<Settings>,
+    _reloads: mpsc::Receiver<ReloadRequest>,
+}
+
+/// A subsystem to be run, and its owner, over channels that hold so many.
+fn owned(dir: &Path, room: usize) -> (Context, Owner) {
+    let (settings_in, settings) = watch::channel(settings(dir));
+    let (orders_in, orders) = mpsc::channel(room);
+    let (events, events_out) = mpsc::channel(room);
+    let (reload, reloads) = mpsc::channel(1);
+    let context = Context {
+        settings,
+        clocks: clocks(&Arc::new(AtomicU64::new(1_000_000))),
+        orders,
+        events,
+        reload,
+        admit: Arc::new(|_| Ok(())),
+        stop: CancellationToken::new(),
+    };
+    let owner = Owner {
+        orders: orders_in,
+        events: events_out,
+        _settings: settings_in,
+        _reloads: reloads,
+    };
+    (context, owner)
+}
+
 #[tokio::test]
 async fn subsystem_takes_orders_and_reports_interruption_when_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let now = Arc::new(AtomicU64::new(1_000_000));
-    let (_settings, settings) = watch::channel(settings(dir.path()));
-    let (orders, order_receiver) = mpsc::channel(8);
-    let (event_sender, mut events) = mpsc::channel(8);
-    let (reload, _reloads) = mpsc::channel(1);
-    let stop = CancellationToken::new();
-    let task = run(Context {
-        settings,
-        clocks: clocks(&now),
-        orders: order_receiver,
-        events: event_sender,
-        reload,
-        admit: Arc::new(|_| Ok(())),
-        stop: stop.clone(),
-    });
+    let (context, mut owner) = owned(dir.path(), 8);
+    let stop = context.stop.clone();
+    let task = run(context);
     let drive = async {
-        orders.send(Order::Start(sh(1, "sleep 300"))).await.unwrap();
-        orders
+        owner
+            .orders
+            .send(Order::Start(sh(1, "sleep 300")))
+            .await
+            .unwrap();
+        owner
+            .orders
             .send(Order::Start(command(2, Action::Ping)))
             .await
             .unwrap();
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            match events.recv().await.unwrap() {
+            match owner.events.recv().await.unwrap() {
                 CommandEvent::Finished(receipt) => seen.push((receipt.command, receipt.outcome)),
                 CommandEvent::Started { command, .. } => seen.push((command, Outcome::Succeeded)),
                 CommandEvent::Output { .. } => {}
@@ -124,7 +149,7 @@ async fn subsystem_takes_orders_and_reports_interruption_when_stopped() {
         assert!(seen.contains(&(id(1), Outcome::Succeeded)), "started");
         assert!(seen.contains(&(id(2), Outcome::Succeeded)), "pong");
         stop.cancel();
-        while let Some(event) = events.recv().await {
+        while let Some(event) = owner.events.recv().await {
             if let CommandEvent::Finished(receipt) = event {
                 assert_eq!(receipt.command, id(1));
                 assert_eq!(receipt.outcome, Outcome::Interrupted);
@@ -141,29 +166,17 @@ async fn subsystem_takes_orders_and_reports_interruption_when_stopped() {
 #[tokio::test]
 async fn owner_that_reads_nothing_blocks_nothing_until_much_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let now = Arc::new(AtomicU64::new(1_000_000));
-    let (_settings, settings) = watch::channel(settings(dir.path()));
-    let (orders, order_receiver) = mpsc::channel(1);
-    let (event_sender, mut events) = mpsc::channel(1);
-    let (reload, _reloads) = mpsc::channel(1);
-    let stop = CancellationToken::new();
-    let task = run(Context {
-        settings,
-        clocks: clocks(&now),
-        orders: order_receiver,
-        events: event_sender,
-        reload,
-        admit: Arc::new(|_| Ok(())),
-        stop: stop.clone(),
-    });
+    let (context, mut owner) = owned(dir.path(), 1);
+    let stop = context.stop.clone();
+    let task = run(context);
     let drive = async {
         // Nobody takes events, and yet every order is accepted.
         for number in 1..=100 {
             let order = Order::Start(command(number, Action::Ping));
-            orders.send(order).await.unwrap();
+            owner.orders.send(order).await.unwrap();
         }
         for number in 1..=100 {
-            match events.recv().await.unwrap() {
+            match owner.events.recv().await.unwrap() {
                 CommandEvent::Finished(receipt) => assert_eq!(receipt.command, id(number)),
                 other @ (CommandEvent::Started { .. } | CommandEvent::Output { .. }) => {
                     panic!("{other:?}")

@@ -431,20 +431,12 @@ impl World {
     fn doubts(&self) -> Vec<Doubt> {
         self.events
             .iter()
-            .filter_map(|event| match event {
-                DeskEvent::Suspected { suspect, .. } => Some(suspect.doubt),
-                DeskEvent::Behind { .. }
-                | DeskEvent::Concluded { .. }
-                | DeskEvent::Progress { .. }
-                | DeskEvent::Ended { .. }
-                | DeskEvent::Decided(_)
-                | DeskEvent::Gone(_)
-                | DeskEvent::DrainOver(_)
-                | DeskEvent::Moved(_)
-                | DeskEvent::OverrideOver(_)
-                | DeskEvent::PolicyAhead { .. }
-                | DeskEvent::Disconnect(_)
-                | DeskEvent::Lost { .. } => None,
+            .filter_map(|event| {
+                if let DeskEvent::Suspected { suspect, .. } = event {
+                    Some(suspect.doubt)
+                } else {
+                    None
+                }
             })
             .collect()
     }

@@ -185,20 +185,12 @@ fn a_breaker_that_watches_a_condition_trips_when_it_holds_on_enough_nodes() {
     let moves = |world: &mut World| -> Vec<RecordBreaker> {
         std::mem::take(&mut world.events)
             .into_iter()
-            .filter_map(|event| match event {
-                DeskEvent::Moved(moved) => Some(*moved),
-                DeskEvent::Suspected { .. }
-                | DeskEvent::Behind { .. }
-                | DeskEvent::Concluded { .. }
-                | DeskEvent::Progress { .. }
-                | DeskEvent::Ended { .. }
-                | DeskEvent::Decided(_)
-                | DeskEvent::Gone(_)
-                | DeskEvent::OverrideOver(_)
-                | DeskEvent::DrainOver(_)
-                | DeskEvent::PolicyAhead { .. }
-                | DeskEvent::Disconnect(_)
-                | DeskEvent::Lost { .. } => None,
+            .filter_map(|event| {
+                if let DeskEvent::Moved(moved) = event {
+                    Some(*moved)
+                } else {
+                    None
+                }
             })
             .collect()
     };

@@ -115,16 +115,12 @@ pub(super) fn published(world: &World) -> Vec<Policy> {
     world
         .heard
         .iter()
-        .filter_map(|(topic, heard)| match heard {
-            Heard::Policy(signed) if *topic == Topic::All => {
+        .filter_map(|(topic, heard)| {
+            if let (Topic::All, Heard::Policy(signed)) = (topic, heard) {
                 Some(signed.verify(&[world.controller], FLEET, 0).unwrap())
+            } else {
+                None
             }
-            Heard::Policy(_)
-            | Heard::Welcome(_)
-            | Heard::Acks(_)
-            | Heard::Down(_)
-            | Heard::Reject(_)
-            | Heard::Announce(_) => None,
         })
         .collect()
 }
@@ -135,17 +131,16 @@ fn given(world: &mut World, node: &Node) -> Vec<u64> {
     world
         .told(node)
         .into_iter()
-        .filter_map(|heard| match heard {
-            Heard::Down(Down {
+        .filter_map(|heard| {
+            if let Heard::Down(Down {
                 body: DownBody::Policy(signed),
                 ..
-            }) => Some(signed.verify(&[controller], FLEET, 0).unwrap().epoch),
-            Heard::Policy(_)
-            | Heard::Welcome(_)
-            | Heard::Acks(_)
-            | Heard::Down(_)
-            | Heard::Reject(_)
-            | Heard::Announce(_) => None,
+            }) = heard
+            {
+                Some(signed.verify(&[controller], FLEET, 0).unwrap().epoch)
+            } else {
+                None
+            }
         })
         .collect()
 }
