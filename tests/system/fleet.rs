@@ -37,6 +37,16 @@ pub(crate) fn await_up(cli: &Cli, name: &str) {
     wait::until_true(&format!("{name} is up"), LINK_LIMIT, || is_up(cli, name));
 }
 
+/// Waits until the link of any node is proven, and gives its name.
+#[track_caller]
+pub(crate) fn await_any(cli: &Cli) -> String {
+    let is_up = |node: &Value| node["link"] == "up";
+    let node = wait::until("a live node", LINK_LIMIT, || {
+        nodes(cli).into_iter().find(is_up)
+    });
+    text(&node, &["name"])
+}
+
 /// A token that one node may use.
 #[track_caller]
 pub(crate) fn token(cli: &Cli) -> String {

@@ -120,12 +120,7 @@ fn next_minute() -> String {
 fn a_command_outside_of_its_window_waits_and_runs_when_it_opens() {
     let controller = Plan::nodes(1).start();
     let cli = controller.cli();
-    let node = wait::until("a live node", Duration::from_secs(60), || {
-        fleet::nodes(&cli)
-            .into_iter()
-            .find(|node| node["link"] == "up")
-    });
-    let name = node["name"].as_str().unwrap().to_owned();
+    let name = fleet::await_any(&cli);
     let opens = next_minute();
     let window = [
         "window", "set", "soon", "--on", &name, "--gate", "run", "--from", &opens, "--for", "1h",

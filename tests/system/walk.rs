@@ -16,12 +16,7 @@ fn a_newcomer_walks_from_the_first_command_to_the_verified_trail() {
     let cli = controller.cli();
 
     // A live node.
-    let node = wait::until("a live node", Duration::from_secs(60), || {
-        fleet::nodes(&cli)
-            .into_iter()
-            .find(|node| node["link"] == "up")
-    });
-    let name = node["name"].as_str().unwrap().to_owned();
+    let name = fleet::await_any(&cli);
     assert!(cli.ok(&["node", "list"]).contains(&name));
 
     // It measures, and a newcomer does not wait for a whole frame to see it.

@@ -384,19 +384,23 @@ impl<S: FrameSink> Desk<S> {
         }
     }
 
-    /// The rollouts under way that a node takes part in.
-    fn concerning(&self, node: NodeId) -> Vec<RolloutId> {
+    /// The rollouts that have a node as a target, of those that are wanted.
+    pub(super) fn rollouts_of(
+        &self,
+        node: NodeId,
+        wanted: impl Fn(&Running) -> bool,
+    ) -> Vec<RolloutId> {
         self.deployments
             .running
             .iter()
-            .filter(|(_, running)| !running.rests && running.machine.row(node).is_some())
+            .filter(|(_, running)| wanted(running) && running.machine.row(node).is_some())
             .map(|(id, _)| *id)
             .collect()
     }
 
     /// A node's link came up or is not proven any more.
     pub(super) fn link_changed(&mut self, node: NodeId, is_up: bool, now: UnixMillis) {
-        for id in self.concerning(node) {
+        for id in self.rollouts_of(node, |running| !running.rests) {
             let input = if is_up {
                 Input::Up(node)
             } else {
@@ -408,7 +412,7 @@ impl<S: FrameSink> Desk<S> {
 
     /// A condition began to hold on a node.
     pub(super) fn condition_crossed(&mut self, node: NodeId, condition: &str, now: UnixMillis) {
-        for id in self.concerning(node) {
+        for id in self.rollouts_of(node, |running| !running.rests) {
             let condition = condition.to_owned();
             self.step(id, Input::Crossed { node, condition }, now);
         }

@@ -186,7 +186,7 @@ impl<S: FrameSink> Desk<S> {
     /// Nodes were taken out of service, or put into it: rollouts are told.
     pub(super) fn set_aside(&mut self, nodes: &BTreeSet<NodeId>, now: UnixMillis) {
         for node in nodes {
-            for id in self.rollouts_of(*node) {
+            for id in self.rollouts_of(*node, |_| true) {
                 let by = self.withheld(id, *node, now);
                 self.step(id, Input::Withheld { node: *node, by }, now);
             }
@@ -196,16 +196,6 @@ impl<S: FrameSink> Desk<S> {
     /// Nodes are to be drained.
     pub(super) fn begin_drains(&mut self, nodes: &BTreeSet<NodeId>) {
         self.service.draining.extend(nodes);
-    }
-
-    /// The rollouts that have a node as a target.
-    fn rollouts_of(&self, node: NodeId) -> Vec<RolloutId> {
-        self.deployments
-            .running
-            .iter()
-            .filter(|(_, running)| running.machine.row(node).is_some())
-            .map(|(id, _)| *id)
-            .collect()
     }
 
     /// Moves drains on.
@@ -326,7 +316,7 @@ impl<S: FrameSink> Desk<S> {
     }
 
     fn take_away(&mut self, deployment: DeploymentId, node: NodeId, now: UnixMillis) {
-        for id in self.rollouts_of(node) {
+        for id in self.rollouts_of(node, |_| true) {
             let concerned = self
                 .deployments
                 .running

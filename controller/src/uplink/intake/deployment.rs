@@ -142,22 +142,6 @@ impl Intake {
         })
     }
 
-    /// Where one target of a rollout stands.
-    ///
-    /// # Errors
-    /// [`IntakeError`], also when the row does not decode.
-    pub fn rollout_target(
-        &self,
-        rollout: RolloutId,
-        node: NodeId,
-    ) -> Result<Option<TargetRow>, IntakeError> {
-        self.row(
-            "a rollout's target",
-            ROLLOUT_TARGETS,
-            &pair_key(rollout, node),
-        )
-    }
-
     /// Where targets of a rollout stand, by node id, after `after`.
     ///
     /// # Errors

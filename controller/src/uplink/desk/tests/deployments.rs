@@ -785,12 +785,7 @@ fn a_report_of_an_older_order_counts_no_more() {
         fleet.world.now,
     );
     fleet.world.deliver(vec![old]);
-    let row = fleet
-        .world
-        .desk
-        .intake
-        .rollout_target(rollout, fleet.hosts[0].node.id)
-        .unwrap()
-        .unwrap();
-    assert_eq!(row.state.name(), "sent");
+    let rows = fleet.world.desk.intake.rollout_targets_all(rollout);
+    let rows: BTreeMap<NodeId, _> = rows.unwrap().into_iter().collect();
+    assert_eq!(rows[&fleet.hosts[0].node.id].state.name(), "sent");
 }
