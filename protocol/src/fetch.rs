@@ -1,7 +1,7 @@
 //! Fetching what is too large for an envelope: the contents of configs and
-//! secrets, and image archives.
+//! secrets, image archives, and archives of releases.
 //!
-//! `POST /node/v1/file` and `POST /node/v1/archive`. The body of a request is an
+//! `POST /node/v1/file`, `/node/v1/archive` and `/node/v1/release`. The body of a request is an
 //! envelope that the node signed, as of a renewal. The answer is 200 and the
 //! bytes, with their number in `Content-Length`; or an error as everywhere
 //! ([`crate::join::ErrorBody`]). A node gets only what a deployment that was
@@ -51,5 +51,21 @@ pub struct FetchArchive {
 
 impl Message for FetchArchive {
     const KIND: Kind = Kind::FETCH_ARCHIVE;
+    const VERSION: u16 = 1;
+}
+
+/// Asks for an archive of a release, from some byte on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRelease {
+    /// Its SHA-256, as in [`crate::release::Archive::sha256`].
+    pub sha256: String,
+    /// How many bytes the node has already, as in [`FetchArchive::offset`].
+    pub offset: u64,
+    /// The controller's time, as the node knows it.
+    pub now: UnixMillis,
+}
+
+impl Message for FetchRelease {
+    const KIND: Kind = Kind::FETCH_RELEASE;
     const VERSION: u16 = 1;
 }

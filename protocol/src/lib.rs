@@ -28,6 +28,7 @@ pub mod label;
 pub mod limits;
 pub mod message;
 pub mod policy;
+pub mod release;
 pub mod replay;
 pub mod secret;
 pub mod selector;

@@ -36,6 +36,8 @@ impl Kind {
     pub const FETCH_FILE: Self = Self(13);
     /// [`crate::fetch::FetchArchive`], sent by HTTPS
     pub const FETCH_ARCHIVE: Self = Self(14);
+    /// [`crate::fetch::FetchRelease`], sent by HTTPS
+    pub const FETCH_RELEASE: Self = Self(15);
 }
 
 /// A payload of one kind, encoded with postcard.

@@ -27,13 +27,14 @@ use protocol::deployment::spec::{
 };
 use protocol::down::{Down, DownBody};
 use protocol::envelope::{self, Seal};
-use protocol::fetch::{FetchArchive, FetchFile};
+use protocol::fetch::{FetchArchive, FetchFile, FetchRelease};
 use protocol::id::{CommandId, DeploymentId, FleetId, NodeId, RolloutId, StoreId};
 use protocol::join::Renew;
 use protocol::key::SigningKey;
 use protocol::label::Labels;
 use protocol::message::{self, DecodeError, Kind, Message};
 use protocol::policy::{Gate, Gated, Override, Policy, Scope};
+use protocol::release::{self, Release, Update};
 use protocol::session::{
     Acks, Announce, BootId, Heartbeat, Hello, LiveSamples, Nonce, Reject, StreamOffer, Welcome,
 };
@@ -228,6 +229,14 @@ fn requests_for_bytes_keep_their_bytes() {
         "fetch_archive",
         &FetchArchive {
             digest: "0b".repeat(32),
+            offset: 65_536,
+            now: NOW,
+        },
+    );
+    check(
+        "fetch_release",
+        &FetchRelease {
+            sha256: "0d".repeat(32),
             offset: 65_536,
             now: NOW,
         },
@@ -605,6 +614,27 @@ fn spec() -> Spec {
     }
 }
 
+fn release() -> Release {
+    let archive = |target: &str| release::Archive {
+        target: target.to_owned(),
+        name: release::archive_name("0.2.0", target),
+        bytes: 3_456_789,
+        sha256: "0e".repeat(32),
+        unpacked_bytes: 7_654_321,
+    };
+    Release {
+        version: "0.2.0".to_owned(),
+        issued_at: NOW,
+        expires_at: NOW.after(release::LIFETIME_DEFAULT),
+        from_min: "0.1.0".to_owned(),
+        from_max: "0.2.0".to_owned(),
+        archives: vec![
+            archive("aarch64-unknown-linux-gnu"),
+            archive("x86_64-unknown-linux-gnu"),
+        ],
+    }
+}
+
 #[test]
 fn deployments_keep_their_bytes() {
     let desired = |want| Desired {
@@ -624,6 +654,20 @@ fn deployments_keep_their_bytes() {
         on_failure: OnFailure::Keep,
         commit: Commit::Barrier,
     })));
+    let release = release();
+    let key = SigningKey::from_seed(&[5; 32]).unwrap();
+    let signed = release.sign(&key);
+    assert_eq!(signed.verify(&[key.public()]), Ok(release.clone()));
+    check("release", &release);
+    let update = desired(Want::Update(Box::new(Update {
+        revision: 3,
+        release: signed,
+        revoked: vec!["0.1.7".to_owned()],
+        rollout: Some(RolloutId::from_bytes([9; 10])),
+        cause: Cause::Change,
+        health: HealthRule::default(),
+    })));
+    check("desired_update", &update);
     spec().check().unwrap();
     check("spec", &spec());
     check("desired_run", &run);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::ErrorCode;
-use protocol::deployment::desired::Desired;
+use protocol::deployment::desired::{Desired, Want};
 use protocol::deployment::limit::DEPLOYMENTS_PER_NODE_MAX;
 use protocol::deployment::observed::DeploymentResult;
 use protocol::id::DeploymentId;
@@ -58,6 +58,14 @@ impl Store {
             return;
         }
         let record = Record::new(desired);
+        if matches!(record.desired.want, Want::Update(_)) {
+            let detail = "this version of the agent takes no updates";
+            let refused = record.refuse(ErrorCode::UpdateUnsupported, detail, 0, now);
+            if let Some(result) = refused.result {
+                self.append_result(&result);
+            }
+            return;
+        }
         if self.make_room() {
             self.keep(Transition {
                 record,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::limit::HEALTH_TIME_MAX;
 use super::spec::{Spec, SpecError};
 use crate::id::{DeploymentId, RolloutId};
+use crate::release::Update;
 use crate::time::{self, UnixMillis};
 
 /// What the controller wants of one node for one deployment.
@@ -38,8 +39,11 @@ pub struct Desired {
 pub enum Want {
     /// Run this revision.
     Run(Box<Target>),
-    /// Stop and remove what it runs; its volumes stay.
+    /// Stop and remove what it runs; its volumes stay. An agent keeps its version.
     Remove,
+    /// Run this version of the agent. A deployment is either of projects or of
+    /// versions; of the latter a node obeys the one that was ordered last.
+    Update(Box<Update>),
 }
 
 /// A revision that a node is to run.

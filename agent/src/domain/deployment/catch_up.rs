@@ -49,6 +49,7 @@ impl CatchUp {
     pub fn begins_at(&mut self, desired: &Desired, now: Tick, at: UnixMillis) -> Tick {
         let changes = match &desired.want {
             Want::Run(target) => target.cause == Cause::Change,
+            Want::Update(update) => update.cause == Cause::Change,
             Want::Remove => false,
         };
         if !changes {

@@ -763,6 +763,6 @@ fn is_gated(record: &Record, target: &Target) -> bool {
 fn is_frozen(record: &Record) -> bool {
     match &record.desired.want {
         Want::Run(target) => target.on_failure == protocol::deployment::desired::OnFailure::Keep,
-        Want::Remove => false,
+        Want::Remove | Want::Update(_) => false,
     }
 }

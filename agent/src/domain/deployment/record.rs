@@ -9,6 +9,7 @@
 use protocol::ErrorCode;
 use protocol::deployment::desired::{Commit, Desired, OnFailure, Target, Want};
 use protocol::deployment::observed::{ChangeOutcome, DeploymentResult, Workload};
+use protocol::id::RolloutId;
 use protocol::message;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ impl Record {
         let commits = self.stage == Stage::AwaitingCommit
             && match (self.wanted(), &desired.want) {
                 (Some(runs), Want::Run(target)) => runs.spec == target.spec,
-                (_, Want::Run(_) | Want::Remove) => false,
+                (_, Want::Run(_) | Want::Remove | Want::Update(_)) => false,
             };
         let record = Self {
             desired,
@@ -144,7 +145,7 @@ impl Record {
                 Commit::WhenHealthy => (Some(target.clone()), false),
                 Commit::Barrier => (self.committed.clone(), true),
             },
-            Want::Remove => (None, false),
+            Want::Remove | Want::Update(_) => (None, false),
         };
         if waits {
             let detail = "healthy; the revision before is kept until the commit".to_owned();
@@ -168,7 +169,7 @@ impl Record {
                     .is_some_and(|committed| committed.spec == target.spec);
                 target.on_failure == OnFailure::Revert && !same
             }
-            Want::Remove => false,
+            Want::Remove | Want::Update(_) => false,
         };
         if back {
             let mut transition = self.to(Stage::Reverting(failure), None);
@@ -210,7 +211,16 @@ impl Record {
     pub fn wanted(&self) -> Option<&Target> {
         match &self.desired.want {
             Want::Run(target) => Some(target),
-            Want::Remove => None,
+            Want::Remove | Want::Update(_) => None,
+        }
+    }
+
+    /// The revision that is wanted, of whichever kind, and the rollout that brings it.
+    fn asked(&self) -> (Option<u32>, Option<RolloutId>) {
+        match &self.desired.want {
+            Want::Run(target) => (Some(target.revision), target.rollout),
+            Want::Update(update) => (Some(update.revision), update.rollout),
+            Want::Remove => (None, None),
         }
     }
 
@@ -268,11 +278,12 @@ impl Record {
         detail: String,
         at: UnixMillis,
     ) -> DeploymentResult {
+        let (revision, rollout) = self.asked();
         DeploymentResult {
             deployment: self.desired.deployment,
             generation: self.desired.generation,
-            revision: self.wanted().map(|target| target.revision),
-            rollout: self.wanted().and_then(|target| target.rollout),
+            revision,
+            rollout,
             outcome,
             code,
             policy_epoch: 0,

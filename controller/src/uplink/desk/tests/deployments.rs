@@ -243,12 +243,12 @@ impl Host {
     fn result(&mut self, desired: &Desired) -> Entry {
         let revision = match &desired.want {
             Want::Run(target) => Some(target.revision),
-            Want::Remove => None,
+            Want::Remove | Want::Update(_) => None,
         };
         let fails = revision.is_some() && revision == self.fails;
         let rollout = match &desired.want {
             Want::Run(target) => target.rollout,
-            Want::Remove => None,
+            Want::Remove | Want::Update(_) => None,
         };
         let had = self.level.get(&desired.deployment).copied().flatten();
         let outcome = match (fails, had) {
@@ -327,7 +327,7 @@ fn a_bad_revision_stops_at_the_canary_and_goes_back() {
     let tried = |host: &&Host| {
         host.orders.iter().any(|order| match &order.want {
             Want::Run(target) => target.revision == 2,
-            Want::Remove => false,
+            Want::Remove | Want::Update(_) => false,
         })
     };
     assert_eq!(fleet.hosts.iter().filter(tried).count(), 1);
@@ -744,7 +744,7 @@ fn at_a_barrier_nodes_commit_together() {
             .iter()
             .filter_map(|order| match &order.want {
                 Want::Run(target) => Some(target.commit),
-                Want::Remove => None,
+                Want::Remove | Want::Update(_) => None,
             })
             .collect();
         assert_eq!(commits, [Commit::Barrier, Commit::WhenHealthy]);
