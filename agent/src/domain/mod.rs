@@ -13,3 +13,4 @@ pub mod outbox;
 pub mod session;
 pub mod spool;
 pub mod time;
+pub mod update;
