@@ -1,7 +1,9 @@
 //! The command line of `flotilla-agent`.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +14,22 @@ use crate::clock::Clock;
 use crate::config::{self, Broker, Config, LoadError, Source};
 use crate::doctor::{self, Subject};
 use crate::domain::backoff::Backoff;
+use crate::domain::update::record::UpdateRecord;
 use crate::enrol::{self, Existing, IdentityError, JoinError, JoinOptions, Summary, TokenText};
 use crate::exit::{self, Exit};
+use crate::program;
+use crate::store::SCHEMA;
 use crate::supervisor;
+use crate::supervisor::Stopped;
 use crate::tls::{self, ClientIdentity};
+use crate::update::launcher::{self, Launched, Launcher, Launching};
+use crate::update::layout::{Layout, LayoutError};
+use crate::update::task::SelfTest;
 use crate::{status, support, telemetry};
 
 /// Measures this host, obeys its fleet's controller, keeps what must not be lost.
 #[derive(Debug, Parser)]
-#[command(name = "flotilla-agent", version, after_help = exit::HELP, propagate_version = true)]
+#[command(name = "flotilla-agent", version = program::version(), after_help = exit::HELP, propagate_version = true)]
 pub struct Cli {
     #[command(flatten)]
     places: Places,
@@ -49,7 +58,7 @@ struct Places {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent, joining first where a token is configured
-    Run,
+    Run(RunArgs),
     /// Join a fleet: make keys, and have the controller certify them
     #[command(
         after_help = "Examples:\n  flotilla-agent join flj1_…\n  flotilla-agent join --token-file /run/secrets/join --name web-1 --wait 10m"
@@ -72,8 +81,30 @@ enum Command {
         #[arg(long, short, default_value = "table")]
         output: status::Output,
     },
+    /// Go back to the version that ran before the last update
+    #[command(
+        after_help = "The update that is given up is not tried again until another one is ordered.\n\nExamples:\n  flotilla-agent rollback"
+    )]
+    Rollback,
+    /// Say what this program is, for the version that is about to start it
+    #[command(hide = true)]
+    SelfTest,
     /// Put what helps to find a fault into one archive, without secrets
     Support(SupportArgs),
+}
+
+/// What a launcher says to the version that it starts; see `update::launcher`.
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// The launcher's program
+    #[arg(long, hide = true, value_name = "FILE", requires = "launcher_version")]
+    launcher: Option<PathBuf>,
+    /// The launcher's version
+    #[arg(long, hide = true, value_name = "VERSION", requires = "launcher")]
+    launcher_version: Option<String>,
+    /// The launcher watches
+    #[arg(long, hide = true, requires = "launcher")]
+    guarded: bool,
 }
 
 #[derive(Args, Debug)]
@@ -114,6 +145,10 @@ enum ConfigCommand {
 pub struct Environment {
     /// All variables.
     pub variables: Vec<(String, String)>,
+    /// This program's file.
+    pub program: PathBuf,
+    /// Its arguments, without the program's name.
+    pub arguments: Vec<OsString>,
 }
 
 impl Environment {
@@ -128,6 +163,13 @@ impl Environment {
             .filter(|(name, _)| wanted(name))
             .cloned()
             .collect()
+    }
+
+    /// The arguments that the launcher was given: it appends its own.
+    fn arguments_of_launcher(&self) -> Vec<OsString> {
+        let own = self.arguments.iter().position(|word| word == "--launcher");
+        let end = own.unwrap_or(self.arguments.len());
+        self.arguments.iter().take(end).cloned().collect()
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -156,6 +198,26 @@ impl Places {
             environment: environment.settings(),
             flags,
         }
+    }
+}
+
+impl Places {
+    /// The flags that lead another version to the same places.
+    fn flags(&self) -> Vec<OsString> {
+        let dirs = [
+            ("--state-dir", &self.state_dir),
+            ("--runtime-dir", &self.runtime_dir),
+        ];
+        let config = self.config.iter().flat_map(|file| {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            [OsString::from("--config"), file.into()]
+        });
+        let dirs = dirs.into_iter().flat_map(|(flag, dir)| {
+            let dir = dir.as_ref().map(|dir| absolute(dir));
+            dir.into_iter()
+                .flat_map(move |dir| [OsString::from(flag), dir.into()])
+        });
+        config.chain(dirs).collect()
     }
 }
 
@@ -212,6 +274,48 @@ impl From<JoinError> for Failure {
     }
 }
 
+/// The program: reads the command line and the environment, and hands over.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version were asked for; anything else is wrong usage.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            // Without a place to write to there is nobody to tell.
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let environment = Environment {
+        variables: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        program: std::env::current_exe().unwrap_or_default(),
+        arguments: std::env::args_os().skip(1).collect(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build();
+    let Ok(runtime) = runtime else {
+        return Exit::Bug.into();
+    };
+    let exit = runtime.block_on(run(
+        cli,
+        environment,
+        &mut std::io::stdout(),
+        &mut std::io::stderr(),
+    ));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    exit.into()
+}
+
 /// Carries a command line out.
 pub async fn run(
     cli: Cli,
@@ -237,8 +341,11 @@ async fn dispatch(
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
     let source = cli.places.source(environment);
+    let places = cli.places.flags();
     match cli.command {
-        Command::Run => run_agent(source, environment).await,
+        Command::Run(args) => start(&source, environment, places, args).await,
+        Command::Rollback => roll_back(&source, out),
+        Command::SelfTest => self_test(&source, out),
         Command::Join(args) => join(&source, args, out).await,
         Command::Config {
             command: ConfigCommand::Check,
@@ -278,13 +385,59 @@ async fn dispatch(
     }
 }
 
+/// Says what this program is, once it has read the configuration as it would to run.
+fn self_test(source: &Source, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    source.load()?;
+    let about = SelfTest {
+        version: program::version().to_owned(),
+        target: program::target().to_owned(),
+        store_format: u64::from(SCHEMA),
+    };
+    match serde_json::to_string(&about) {
+        Ok(text) => said(writeln!(out, "{text}")),
+        Err(error) => Err(Failure::new(Exit::Bug, ErrorCode::Internal, &error)),
+    }
+}
+
+/// Goes back by hand, and has the service started again where systemd runs it.
+fn roll_back(source: &Source, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    let layout = Layout::below(&source.dirs().state);
+    let on_disk = |error: LayoutError| Failure::new(Exit::Store, error.code(), &error);
+    let record = layout.record().map_err(on_disk)?;
+    let Some(record) = record.filter(UpdateRecord::is_selected) else {
+        return Err(Failure {
+            exit: Exit::Failed,
+            code: ErrorCode::UpdateNothing,
+            text: "there is no version to go back to".to_owned(),
+        });
+    };
+    let reason = "an operator went back at the node";
+    layout.keep(&record.reverted(reason)).map_err(on_disk)?;
+    layout.select(&record.from).map_err(on_disk)?;
+    let text = format!(
+        "version {} is selected again, in place of {}",
+        record.from_version, record.version
+    );
+    let restarted = std::path::Path::new("/run/systemd/system").exists()
+        && std::process::Command::new("systemctl")
+            .args(["try-restart", "flotilla-agent"])
+            .status()
+            .is_ok_and(|status| status.success());
+    let then = if restarted {
+        "the service was started again"
+    } else {
+        "start the agent again for it"
+    };
+    said(writeln!(out, "{text}; {then}"))
+}
+
 /// What there is to examine, however little of it is in order.
 fn subject(source: &Source) -> Subject {
     let clock = Clock::default();
     let config = source.load().map_err(|error| crate::chain(&error));
     let dirs = match &config {
         Ok(config) => config.dirs.clone(),
-        Err(_) => source.default_dirs(),
+        Err(_) => source.dirs(),
     };
     let loaded = enrol::load(&dirs.identity());
     let (mut brokers, mut controllers) = match &loaded {
@@ -428,16 +581,66 @@ fn report_joined(summary: &Summary, out: &mut (dyn Write + Send)) -> std::io::Re
 const JOIN_RETRY_FIRST: Duration = Duration::from_secs(2);
 const JOIN_RETRY_MAX: Duration = Duration::from_secs(300);
 
-async fn run_agent(source: Source, environment: &Environment) -> Result<Exit, Failure> {
+/// Starts the version that is selected: another one, or this.
+async fn start(
+    source: &Source,
+    environment: &Environment,
+    places: Vec<OsString>,
+    args: RunArgs,
+) -> Result<Exit, Failure> {
+    if args.guarded {
+        // A version that nobody watches any more must not go on beside the next one.
+        let killed = Some(rustix::process::Signal::KILL);
+        let _old_kernel = rustix::process::set_parent_process_death_signal(killed);
+    }
+    let launched = match (args.launcher, args.launcher_version) {
+        (Some(launcher), Some(base)) => Launched {
+            launcher,
+            guarded: args.guarded,
+            is_base: base == program::version(),
+            base,
+            arguments: environment.arguments_of_launcher(),
+        },
+        _ => {
+            let dirs = source.dirs();
+            let launcher = Launcher {
+                program: environment.program.clone(),
+                arguments: environment.arguments.clone(),
+                dirs: &dirs,
+                notify: environment.get("NOTIFY_SOCKET"),
+                alive_within: sd_notify::watchdog_enabled(),
+            };
+            match launcher.launch().await {
+                Launching::Here(launched) => launched,
+                Launching::End(exit) => return Ok(exit),
+            }
+        }
+    };
+    let running = run_agent(source.clone(), environment, launched.clone(), places);
+    match running.await? {
+        Stopped::Asked => Ok(Exit::Ok),
+        Stopped::ForUpdate => Ok(launcher::relaunch(&launched)),
+    }
+}
+
+async fn run_agent(
+    source: Source,
+    environment: &Environment,
+    launched: Launched,
+    self_test: Vec<OsString>,
+) -> Result<Stopped, Failure> {
     let config = source.load()?;
     let under_systemd = environment.get("JOURNAL_STREAM").is_some();
     telemetry::start_log(&config.log, under_systemd)
         .map_err(|error| Failure::new(Exit::Config, ErrorCode::ConfigInvalid, &error))?;
     let clock = Clock::default();
     join_first(&config, environment, &clock).await?;
-    supervisor::run(source, config, clock)
+    let start = supervisor::Start {
+        self_test,
+        launched,
+    };
+    supervisor::run(source, config, clock, start)
         .await
-        .map(|()| Exit::Ok)
         .map_err(|error| {
             tracing::error!(
                 error = crate::chain(&error),

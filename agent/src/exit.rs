@@ -27,6 +27,8 @@ pub enum Exit {
     Store,
     /// Not now: an operator has not approved the node yet.
     Later,
+    /// Another version of the agent is to be started; only ever said to its guard.
+    Relaunch,
     /// The controller refused: a token that is wrong, expired, used up or revoked.
     Denied,
     /// The configuration is wrong, or the node has no identity.
@@ -47,6 +49,7 @@ impl Exit {
             Self::CannotCreate => 73,
             Self::Store => 74,
             Self::Later => 75,
+            Self::Relaunch => 76,
             Self::Denied => 77,
             Self::Config => 78,
         }
@@ -71,5 +74,6 @@ Exit codes:
    73  something needed cannot be made (a directory, a file)
    74  the store or the identity cannot be opened, read or written
    75  not now: the node waits for an operator's approval
+   76  another version is to be started (said to the guard alone)
    77  refused: the join token is wrong, expired, used up or revoked
    78  wrong configuration, or a node that never joined";

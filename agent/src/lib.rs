@@ -23,7 +23,8 @@
 //!   that ends unasked stops the process, and systemd starts it again: start-up is
 //!   recovery.
 //! - [`sampling`] measures, [`command`] carries out, [`deploy`] makes containers run
-//!   that are meant to; [`status`], [`doctor`] and
+//!   that are meant to, [`update`] puts another version of the agent in the place of
+//!   this one and comes back from it; [`status`], [`doctor`] and
 //!   [`support`] are for a person at the node.
 //!
 //! **Invariants.** Nothing is acted upon before it is durable; nothing is
@@ -42,6 +43,7 @@ pub mod domain;
 pub mod enrol;
 pub mod exit;
 pub mod node;
+pub mod program;
 pub mod sampling;
 pub mod status;
 pub mod store;
@@ -49,6 +51,7 @@ pub mod supervisor;
 pub mod support;
 pub mod telemetry;
 pub mod tls;
+pub mod update;
 pub mod uplink;
 
 /// An error with its causes, for logs and details.

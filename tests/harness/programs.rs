@@ -22,6 +22,11 @@ pub fn flotilla_agent() -> PathBuf {
     folder().join("flotilla-agent")
 }
 
+/// The agent of the next release, which can be given a version and a fault.
+pub fn next_agent() -> PathBuf {
+    folder().join("next-agent")
+}
+
 /// A command that starts without the variables that are meant for the tests:
 /// both programs refuse variables of theirs that they do not know.
 pub fn command(program: impl AsRef<OsStr>) -> Command {

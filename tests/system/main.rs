@@ -42,6 +42,8 @@ mod join;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod launcher;
+#[cfg(test)]
 mod lossy;
 #[cfg(test)]
 mod metrics;

@@ -11,6 +11,7 @@ async fn check(args: &[&str], variables: &[(&str, &str)]) -> (Exit, String, Stri
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Environment::default()
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = run(cli, environment, &mut out, &mut err).await;

@@ -11,6 +11,7 @@ mod command;
 mod deploy;
 mod raw;
 mod sampling;
+mod update;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use protocol::ErrorCode;
 
 pub use raw::{Problem, Problems, Section};
 pub use sampling::Sampling;
+pub use update::Update;
 
 use crate::command::Settings;
 use raw::Raw;
@@ -49,6 +51,8 @@ pub struct Config {
     pub command: Settings,
     /// What is allowed of deployments.
     pub deploy: crate::deploy::Settings,
+    /// Updates of the agent itself.
+    pub update: Update,
     /// What lets pass what the fleet's policy gates.
     pub gate: Gate,
     /// The Docker engine.
@@ -92,6 +96,12 @@ impl Dirs {
     #[must_use]
     pub fn spool(&self) -> PathBuf {
         self.runtime.join("spool")
+    }
+
+    /// The socket on which a version that is watched notifies its guard.
+    #[must_use]
+    pub fn guard_socket(&self) -> PathBuf {
+        self.runtime.join("guard.sock")
     }
 
     /// The socket on which a running agent tells its status.
@@ -342,24 +352,24 @@ impl Source {
         self.check(&text)
     }
 
-    /// The directories as far as flags, environment and defaults say, for someone
-    /// whose configuration cannot be used.
+    /// The directories, however little else of the configuration can be used: for
+    /// who examines it, and for the launcher, to which a newer version's keys are
+    /// unknown.
     #[must_use]
-    pub fn default_dirs(&self) -> Dirs {
-        let overlaid = |path: &str, variable: &str, default: &str| {
-            let flag = self.flags.iter().find(|(name, _)| *name == path);
-            let set = self.environment.iter().find(|(name, _)| name == variable);
-            flag.map(|(_, value)| value)
-                .or(set.map(|(_, value)| value))
-                .map_or_else(|| PathBuf::from(default), PathBuf::from)
+    pub fn dirs(&self) -> Dirs {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let Ok(mut raw) = Raw::parse(&text).or_else(|_| Raw::parse("")) else {
+            return self.default_dirs();
         };
+        raw.overlay_environment(&self.environment);
+        raw.overlay_flags(&self.flags);
+        dirs(&mut raw, &self.file, &self.environment)
+    }
+
+    fn default_dirs(&self) -> Dirs {
         Dirs {
-            state: overlaid("state.dir", "FLOTILLA_AGENT_STATE_DIR", DEFAULT_STATE_DIR),
-            runtime: overlaid(
-                "runtime.dir",
-                "FLOTILLA_AGENT_RUNTIME_DIR",
-                DEFAULT_RUNTIME_DIR,
-            ),
+            state: PathBuf::from(DEFAULT_STATE_DIR),
+            runtime: PathBuf::from(DEFAULT_RUNTIME_DIR),
             config: self.file.clone(),
         }
     }
@@ -393,17 +403,23 @@ fn from_systemd(environment: &[(String, String)], variable: &str) -> Option<Path
         .map(|(_, value)| PathBuf::from(value))
 }
 
+fn dirs(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Dirs {
+    let mut dir = |name: &'static str, variable: &str, default: &str| {
+        raw.section(name, |section| {
+            let default =
+                from_systemd(environment, variable).unwrap_or_else(|| PathBuf::from(default));
+            section.absolute_path("dir", default)
+        })
+    };
+    Dirs {
+        state: dir("state", "STATE_DIRECTORY", DEFAULT_STATE_DIR),
+        runtime: dir("runtime", "RUNTIME_DIRECTORY", DEFAULT_RUNTIME_DIR),
+        config: file.to_owned(),
+    }
+}
+
 fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config {
-    let state = raw.section("state", |section| {
-        let default = from_systemd(environment, "STATE_DIRECTORY")
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
-        section.absolute_path("dir", default)
-    });
-    let runtime = raw.section("runtime", |section| {
-        let default = from_systemd(environment, "RUNTIME_DIRECTORY")
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR));
-        section.absolute_path("dir", default)
-    });
+    let dirs = dirs(raw, file, environment);
     let docker = raw.section("docker", |section| Docker {
         socket: section.absolute_path("socket", PathBuf::from("/var/run/docker.sock")),
     });
@@ -411,21 +427,18 @@ fn read(raw: &mut Raw, file: &Path, environment: &[(String, String)]) -> Config 
     let command = raw.section("command", |section| Settings {
         docker_socket: docker.socket.clone(),
         own_log: log.file.clone(),
-        ..command::check(section, &runtime)
+        ..command::check(section, &dirs.runtime)
     });
     let deploy = raw.section("deploy", |section| deploy::check(section, &docker.socket));
     Config {
-        dirs: Dirs {
-            state,
-            runtime,
-            config: file.to_owned(),
-        },
+        dirs,
         join: raw.section("join", join),
         uplink: raw.section("uplink", uplink),
         store: raw.section("store", store),
         sampling: raw.section("sampling", sampling::check),
         command,
         deploy,
+        update: raw.section("update", update::check),
         gate: raw.section("gate", |section| Gate {
             break_glass_file: section
                 .absolute_path("break_glass_file", PathBuf::from(DEFAULT_BREAK_GLASS_FILE)),

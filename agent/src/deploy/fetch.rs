@@ -1,4 +1,5 @@
-//! What a deployment needs from the controller: archives, configs and secrets.
+//! What a deployment or an update needs from the controller: archives, configs and
+//! secrets.
 //!
 //! They come by HTTPS beside the session: a sealed envelope names the content and
 //! from which byte on it is wanted, and the answer streams it. A download that
@@ -10,6 +11,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use protocol::deployment::limit::{ARCHIVE_BYTES_MAX, FILE_BYTES_MAX};
 use protocol::deployment::spec::{File as SpecFile, FileKind};
 use ring::digest::{Context, SHA256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 use super::Note;
 use super::files::make_private;
@@ -35,6 +38,8 @@ pub enum Content {
     Archive(String),
     /// A config or secret, by its digest.
     File(String),
+    /// An archive of a release of the agent, by its SHA-256 in hexadecimal.
+    Release(String),
 }
 
 /// Why a content does not come.
@@ -78,6 +83,10 @@ impl FetchError {
         let code = match (self, content) {
             (Self::NotFound(_), Content::Archive(_)) => ErrorCode::ArchiveNotFound,
             (Self::NotFound(_), Content::File(_)) => ErrorCode::FileNotFound,
+            (Self::NotFound(_) | Self::Refused(_), Content::Release(_)) => {
+                ErrorCode::ReleaseNotFound
+            }
+            (Self::Unreachable(_), Content::Release(_)) => ErrorCode::PeerUnreachable,
             (Self::Unreachable(_) | Self::Refused(_), _) => ErrorCode::ImageUnavailable,
         };
         StepError {
@@ -174,7 +183,7 @@ pub async fn file(
     })
 }
 
-/// Fetches an archive to `path`, going on with what is there of it.
+/// Fetches an image archive to `path`, going on with what is there of it.
 ///
 /// # Errors
 /// [`StepError`] when it does not come, is not what was asked for, or the disk
@@ -186,43 +195,107 @@ pub async fn archive(
     stall: Duration,
     note: Note<'_>,
 ) -> Result<(), StepError> {
-    let content = Content::Archive(digest.to_owned());
-    if let Some(folder) = path.parent() {
-        make_private(folder).map_err(|error| not_written(&error))?;
+    let wanted = Download {
+        content: &Content::Archive(digest.to_owned()),
+        sha256: digest,
+        bytes_max: ARCHIVE_BYTES_MAX,
+        bytes_per_s_max: None,
+        stall,
+    };
+    download(fetcher, wanted, path, note).await
+}
+
+/// What is downloaded to a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Download<'a> {
+    /// What.
+    pub content: &'a Content,
+    /// Its SHA-256, in lowercase hexadecimal.
+    pub sha256: &'a str,
+    /// More bytes than these are not read.
+    pub bytes_max: u64,
+    /// At most so many bytes in a second, on average; none is no limit.
+    pub bytes_per_s_max: Option<NonZeroU64>,
+    /// No part may let itself be waited for longer than this.
+    pub stall: Duration,
+}
+
+impl Download<'_> {
+    fn not_written(&self, error: &io::Error) -> StepError {
+        StepError {
+            code: match self.content {
+                Content::Release(_) => ErrorCode::UpdateFailed,
+                Content::Archive(_) | Content::File(_) => ErrorCode::ImageUnavailable,
+            },
+            class: Class::Final,
+            detail: format!("the archive cannot be kept on disk: {error}"),
+        }
     }
-    let (mut hash, mut offset) = hash_of(path).await.map_err(|error| not_written(&error))?;
+
+    fn is_another(&self) -> StepError {
+        StepError {
+            code: match self.content {
+                Content::Release(_) => ErrorCode::ReleaseInvalid,
+                Content::Archive(_) | Content::File(_) => ErrorCode::ArchiveInvalid,
+            },
+            class: Class::Passing,
+            detail: format!(
+                "what came for the archive {} has another digest",
+                self.sha256
+            ),
+        }
+    }
+}
+
+/// Downloads to `path`, going on with what is there of it.
+///
+/// # Errors
+/// [`StepError`] when it does not come, is not what was asked for, or the disk
+/// does not take it.
+pub async fn download(
+    fetcher: &impl Fetcher,
+    wanted: Download<'_>,
+    path: &Path,
+    note: Note<'_>,
+) -> Result<(), StepError> {
+    let not_written = |error: io::Error| wanted.not_written(&error);
+    if let Some(folder) = path.parent() {
+        make_private(folder).map_err(not_written)?;
+    }
+    let (mut hash, mut offset) = hash_of(path).await.map_err(not_written)?;
     let mut file = tokio::fs::OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)
         .await
-        .map_err(|error| not_written(&error))?;
-    let mut arriving = Arriving::open(fetcher, &content, offset, stall).await?;
+        .map_err(not_written)?;
+    let mut arriving = Arriving::open(fetcher, wanted.content, offset, wanted.stall).await?;
+    let (began, first) = (Instant::now(), offset);
     while let Some(chunk) = arriving.next().await? {
         hash.update(&chunk);
         offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        if offset > ARCHIVE_BYTES_MAX {
+        if offset > wanted.bytes_max {
             break;
         }
         if let Err(error) = file.write_all(&chunk).await {
             // Most likely the disk is full: what is there is given back.
             drop(tokio::fs::remove_file(path).await);
-            return Err(not_written(&error));
+            return Err(not_written(error));
         }
         note(format!("archive: {}", bytes(offset)));
+        if let Some(rate) = wanted.bytes_per_s_max {
+            let due = Duration::from_millis((offset - first).saturating_mul(1000) / rate);
+            tokio::time::sleep_until(began + due).await;
+        }
     }
-    file.flush().await.map_err(|error| not_written(&error))?;
-    if HEXLOWER.encode(hash.finish().as_ref()) == digest {
+    file.flush().await.map_err(not_written)?;
+    if HEXLOWER.encode(hash.finish().as_ref()) == wanted.sha256 {
         return Ok(());
     }
     // What is wrong does not get right by going on with it.
     drop(tokio::fs::remove_file(path).await);
-    Err(StepError {
-        code: ErrorCode::ArchiveInvalid,
-        class: Class::Passing,
-        detail: format!("what came for the archive {digest} has another digest"),
-    })
+    Err(wanted.is_another())
 }
 
 async fn hash_of(path: &Path) -> io::Result<(Context, u64)> {
@@ -241,13 +314,5 @@ async fn hash_of(path: &Path) -> io::Result<(Context, u64)> {
         };
         hash.update(read);
         offset += u64::try_from(count).unwrap_or(u64::MAX);
-    }
-}
-
-fn not_written(error: &io::Error) -> StepError {
-    StepError {
-        code: ErrorCode::ImageUnavailable,
-        class: Class::Final,
-        detail: format!("the archive cannot be kept on disk: {error}"),
     }
 }

@@ -121,7 +121,8 @@ where
         {
             let mut driven = lock(&driven);
             driven.retain(|deployment, _| records.contains_key(deployment));
-            for (deployment, record) in records.iter() {
+            let projects = records.iter().filter(|(_, record)| !record.is_update());
+            for (deployment, record) in projects {
                 if let Some(one) = driven.get(deployment) {
                     one.records.send_if_modified(|held| {
                         let changed = !Arc::ptr_eq(held, record);
@@ -142,7 +143,9 @@ where
                 driven.insert(*deployment, one);
             }
         }
-        let wanted = records.values().any(|record| !record.is_gone());
+        let wanted = records
+            .values()
+            .any(|record| !record.is_gone() && !record.is_update());
         let watching = watch_engine(&shared.hands.runtime, &driven, wanted);
         let mut watching = std::pin::pin!(watching);
         loop {

@@ -67,6 +67,10 @@ impl Fetcher for Downloads {
                 ("/node/v1/archive", Beside::Archive { digest, offset })
             }
             Content::File(digest) => ("/node/v1/file", Beside::File(digest.clone())),
+            Content::Release(sha256) => {
+                let sha256 = sha256.clone();
+                ("/node/v1/release", Beside::Release { sha256, offset })
+            }
         };
         let mut last = FetchError::Unreachable("no controller's address is known".to_owned());
         for address in &self.controllers {
@@ -116,7 +120,9 @@ async fn refused(mut answer: Response) -> FetchError {
         code.info().retry == Retry::Backoff
     });
     match code {
-        Some(ErrorCode::ArchiveNotFound | ErrorCode::FileNotFound) => FetchError::NotFound(text),
+        Some(ErrorCode::ArchiveNotFound | ErrorCode::FileNotFound | ErrorCode::ReleaseNotFound) => {
+            FetchError::NotFound(text)
+        }
         Some(_) | None if passing => FetchError::Unreachable(text),
         Some(_) | None => FetchError::Refused(text),
     }

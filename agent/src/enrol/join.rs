@@ -37,6 +37,7 @@ use super::files::{
 use super::http::{self, Body, RequestError};
 use crate::clock::Clock;
 use crate::config::{Dirs, Proxy};
+use crate::program;
 use crate::tls::{self, TlsError};
 use crate::uplink::Password;
 
@@ -255,7 +256,7 @@ impl Draft {
             proof: BASE64URL_NOPAD.encode(&self.signing.sign(&proof)),
             csr,
             signing_key: self.signing.public(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: program::version().to_owned(),
         })
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use protocol::ErrorCode;
 use protocol::command::{Command, ProgressStep, Receipt};
 use protocol::condition::Crossing;
-use protocol::fetch::{FetchArchive, FetchFile};
+use protocol::fetch::{FetchArchive, FetchFile, FetchRelease};
 use protocol::id::CommandId;
 use protocol::join::Renew;
 use protocol::state::StateItem;
@@ -154,6 +154,13 @@ pub enum Beside {
     Archive {
         /// Its SHA-256.
         digest: String,
+        /// From this byte on.
+        offset: u64,
+    },
+    /// An archive of a release of the agent.
+    Release {
+        /// Its SHA-256.
+        sha256: String,
         /// From this byte on.
         offset: u64,
     },
@@ -519,6 +526,14 @@ async fn run(mut node: Node, mut inbox: mpsc::Receiver<Request>, mut outs: Outs,
                         Beside::Archive { digest, offset } => {
                             let asked = FetchArchive {
                                 digest,
+                                offset,
+                                now: sent_at,
+                            };
+                            node.seal_beside(&asked, now)
+                        }
+                        Beside::Release { sha256, offset } => {
+                            let asked = FetchRelease {
+                                sha256,
                                 offset,
                                 now: sent_at,
                             };

@@ -35,7 +35,7 @@ pub(super) fn observe(
         os: System::long_os_version().unwrap_or_default(),
         kernel: System::kernel_version().unwrap_or_default(),
         arch: std::env::consts::ARCH.to_owned(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: crate::program::version().to_owned(),
         cpus: u32::try_from(processors).unwrap_or(u32::MAX),
         memory_bytes,
         virtualisation: virtualisation(source, cgroup).to_owned(),

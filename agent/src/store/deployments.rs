@@ -53,19 +53,15 @@ impl Store {
         self.staged.push(Change::Generation(desired.generation));
         self.urgent = true;
         if let Some(record) = self.deployments.get(&desired.deployment) {
+            // An agent keeps the version that it has: there is nothing to be removed.
+            let stays = record.is_update() && matches!(desired.want, Want::Remove);
             let transition = record.take(desired, now);
+            let stayed = stays.then(|| transition.record.succeed(now));
             self.keep(transition);
+            stayed.into_iter().for_each(|stayed| self.keep(stayed));
             return;
         }
         let record = Record::new(desired);
-        if matches!(record.desired.want, Want::Update(_)) {
-            let detail = "this version of the agent takes no updates";
-            let refused = record.refuse(ErrorCode::UpdateUnsupported, detail, 0, now);
-            if let Some(result) = refused.result {
-                self.append_result(&result);
-            }
-            return;
-        }
         if self.make_room() {
             self.keep(Transition {
                 record,

@@ -1,7 +1,9 @@
 //! The wiring of a running agent: which tasks there are, and what connects them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use protocol::ErrorCode;
@@ -29,11 +31,15 @@ use crate::enrol::{self, IdentityError, Loaded, Summary};
 use crate::exit::Exit;
 use crate::node::Setup;
 use crate::node::task::{self, Ends, StartError, StoreHandle};
+use crate::program;
 use crate::sampling;
 use crate::status::{self, AgentStatus};
 use crate::store::spool::FileSpool;
 use crate::store::{Limits, RedbDisk};
 use crate::tls::{self, ClientIdentity, TlsError};
+use crate::update;
+use crate::update::launcher::Launched;
+use crate::update::layout::Layout;
 use crate::uplink::{self, Target};
 
 /// Orders and events between bridge and executor: a slot's worth each. When full,
@@ -131,11 +137,34 @@ pub(super) fn target_brokers(config: &Config, identity: &[Broker]) -> Vec<Broker
     }
 }
 
+/// How the process was started, as far as updates need to know.
+#[derive(Debug)]
+pub struct Start {
+    /// By which launcher.
+    pub launched: Launched,
+    /// Arguments of another version's self-test.
+    pub self_test: Vec<OsString>,
+}
+
+/// Why an agent stopped in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to.
+    Asked,
+    /// So that another version is started.
+    ForUpdate,
+}
+
 /// Runs the agent of a node that has joined, until it is asked to stop.
 ///
 /// # Errors
 /// [`RunError`] when it cannot start, or a task ended unasked.
-pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), RunError> {
+pub async fn run(
+    source: Source,
+    config: Config,
+    clock: Clock,
+    start: Start,
+) -> Result<Stopped, RunError> {
     for dir in [&config.dirs.state, &config.dirs.runtime] {
         make_private(dir)?;
     }
@@ -165,6 +194,7 @@ pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), Run
         .map_err(RunError::Core)?;
     let wall = clock.clone();
     let dependencies = Dependencies::new(Arc::new(move || wall.wall()));
+    let relaunch = Arc::new(AtomicBool::new(false));
     let parts = Parts {
         source,
         config,
@@ -177,10 +207,12 @@ pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), Run
         tls,
         core: core.clone(),
         dependencies,
+        start,
+        relaunch: Arc::clone(&relaunch),
     };
     let (supervisor, asked) = parts.start(ends)?;
     tell(&[NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
+    tracing::info!(version = program::version(), "the agent runs");
     let last = core.clone();
     let ended = supervisor
         .run(
@@ -204,7 +236,8 @@ pub async fn run(source: Source, config: Config, clock: Clock) -> Result<(), Run
         tracing::warn!(tasks = ?ended.abandoned, "tasks were abandoned");
     }
     match ended.failure {
-        None => Ok(()),
+        None if relaunch.load(Ordering::Relaxed) => Ok(Stopped::ForUpdate),
+        None => Ok(Stopped::Asked),
         Some((task, reason)) => Err(RunError::Task {
             task,
             reason,
@@ -262,7 +295,7 @@ fn setup(config: &Config) -> Result<impl FnOnce() -> Setup + Send + 'static, Run
             free_bytes_min: store.free_bytes_min,
         },
         boot: boot_id(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: program::version().to_owned(),
         // The kernel's source does not fail once it worked, and it worked for the
         // seed; a nonce of zeroes would only make one session easier to replay.
         draw: Box::new(|| random().unwrap_or_default()),
@@ -292,6 +325,17 @@ struct Keep {
     nudges: Arc<task::Nudges>,
 }
 
+/// What updates are made from.
+struct Updates {
+    deployments: watch::Receiver<Arc<crate::store::Deployments>>,
+    node: watch::Receiver<Arc<crate::node::NodeStatus>>,
+    trusted: watch::Receiver<Option<Arc<task::Trusted>>>,
+    states: watch::Sender<Arc<deploy::task::States>>,
+    downloads: enrol::Downloads,
+    admit: Admit,
+    end: CancellationToken,
+}
+
 /// What the status is put together from.
 struct Seen {
     node: watch::Receiver<Arc<crate::node::NodeStatus>>,
@@ -315,6 +359,8 @@ struct Parts {
     tls: Arc<ClientConfig>,
     core: StoreHandle,
     dependencies: Dependencies,
+    start: Start,
+    relaunch: Arc<AtomicBool>,
 }
 
 impl Parts {
@@ -340,13 +386,23 @@ impl Parts {
             ends.orders,
             Arc::clone(&admit),
         );
-        let downloads = self.downloads(tls_rx.clone(), target_rx.clone());
+        let downloads = || self.downloads(tls_rx.clone(), target_rx.clone());
+        let updates = Updates {
+            deployments: ends.deployments.clone(),
+            node: ends.status.clone(),
+            trusted: ends.trusted.clone(),
+            states: states.clone(),
+            downloads: downloads(),
+            admit: Arc::clone(&admit),
+            end: asked.clone(),
+        };
+        self.start_updates(&mut supervisor, updates)?;
         self.start_deployments(
             &mut supervisor,
             deploy_rx,
             ends.deployments,
             states,
-            downloads,
+            downloads(),
             admit,
         )?;
         supervisor.start(
@@ -586,6 +642,34 @@ impl Parts {
             stop: supervisor.stop(Stage::Work),
         };
         supervisor.start("deploy", Stage::Work, Exit::Bug, deploy::task::run(context));
+        Ok(())
+    }
+
+    fn start_updates(&self, supervisor: &mut Supervisor, ends: Updates) -> Result<(), RunError> {
+        let (moment, controller) = (self.clock.clone(), self.clock.clone());
+        let context = update::task::Context {
+            core: self.core.clone(),
+            fetcher: ends.downloads,
+            layout: Layout::below(&self.config.dirs.state),
+            launched: self.start.launched.clone(),
+            settings: self.config.update.clone(),
+            self_test: self.start.self_test.clone(),
+            deployments: ends.deployments,
+            node: ends.node,
+            keys: self.loaded.identity.trust.release_keys.clone(),
+            trusted: ends.trusted,
+            states: ends.states,
+            admit: ends.admit,
+            clocks: deploy::Clocks {
+                moment: Arc::new(move || moment.moment()),
+                controller: Arc::new(move || controller.controller_now()),
+            },
+            seed: seed()?,
+            end: ends.end,
+            relaunch: Arc::clone(&self.relaunch),
+            stop: supervisor.stop(Stage::Work),
+        };
+        supervisor.start("update", Stage::Work, Exit::Bug, update::task::run(context));
         Ok(())
     }
 

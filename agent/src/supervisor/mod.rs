@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use agent::{RunError, run};
+pub use agent::{RunError, Start, Stopped, run};
 pub use reload::{PasswordError, password as proxy_password};
 
 use crate::exit::Exit;

@@ -25,6 +25,7 @@ use crate::domain::time::Moment;
 use crate::enrol::Summary;
 use crate::node::NodeStatus;
 use crate::node::task::{CoreGone, StoreHandle};
+use crate::program;
 use crate::status::{
     AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
     DependencyStatus, DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus,
@@ -158,7 +159,7 @@ impl Context {
         AgentStatus {
             at: now,
             process: ProcessStatus {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: program::version().to_owned(),
                 started_at: self.started,
                 ..ProcessStatus::default()
             },

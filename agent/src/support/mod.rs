@@ -166,7 +166,7 @@ fn versions() -> String {
         .unwrap_or("unknown");
     format!(
         "agent {} ({})\nkernel {} {}\nsystem {system}\n",
-        env!("CARGO_PKG_VERSION"),
+        crate::program::version(),
         std::env::consts::ARCH,
         name.release().to_string_lossy(),
         name.version().to_string_lossy(),

@@ -640,7 +640,7 @@ impl Fetcher for World {
     type Chunks = Parts;
 
     async fn open(&self, content: &Content, offset: u64) -> Result<Parts, FetchError> {
-        let (Content::Archive(digest) | Content::File(digest)) = content;
+        let (Content::Archive(digest) | Content::File(digest) | Content::Release(digest)) = content;
         let found = self
             .call("fetch", |inner| inner.contents.get(digest).cloned())
             .await;

@@ -180,6 +180,18 @@ impl Record {
         }
     }
 
+    /// An update did not come about: the version before runs, as it did.
+    #[must_use]
+    pub fn gave_up(&self, failure: Failure, at: UnixMillis) -> Transition {
+        self.settle(ChangeOutcome::Reverted, Some(failure), at)
+    }
+
+    /// Whether the order is of an update of the agent.
+    #[must_use]
+    pub fn is_update(&self) -> bool {
+        matches!(self.desired.want, Want::Update(_))
+    }
+
     /// What was before is back, or cannot be brought back: then `trouble` says why.
     #[must_use]
     pub fn reverted(&self, trouble: Option<&str>, at: UnixMillis) -> Transition {

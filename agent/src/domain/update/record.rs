@@ -94,16 +94,17 @@ impl UpdateRecord {
     /// What should be selected by it.
     #[must_use]
     pub fn selected(&self) -> &Slot {
-        match self.phase {
-            Phase::Trial | Phase::Proven | Phase::Settled => &self.to,
-            Phase::Reverted { .. } | Phase::Abandoned => &self.from,
+        if self.is_selected() {
+            &self.to
+        } else {
+            &self.from
         }
     }
 
-    /// Whether the launcher watches the version that it starts.
+    /// Whether the new version is selected, proven or not.
     #[must_use]
-    pub fn is_watched(&self) -> bool {
-        matches!(self.phase, Phase::Trial | Phase::Proven)
+    pub fn is_selected(&self) -> bool {
+        matches!(self.phase, Phase::Trial | Phase::Proven | Phase::Settled)
     }
 
     /// The bytes that are kept on disk.
