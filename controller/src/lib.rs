@@ -3,6 +3,7 @@
 pub mod api;
 pub mod archive;
 pub mod broker;
+pub mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         | Command::Notice(_)
         | Command::Alert(_)
         | Command::Secret(_)
+        | Command::Release(_)
+        | Command::Update(_)
         | Command::Image(_)
         | Command::Metrics(_)
         | Command::Access(_)

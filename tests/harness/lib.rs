@@ -20,6 +20,7 @@ pub mod programs;
 pub mod proxy;
 pub mod receiver;
 pub mod relay;
+pub mod release;
 pub mod rogue;
 pub mod servers;
 pub mod sim;

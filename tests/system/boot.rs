@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::debian::Debian;
+use harness::release::Maker;
 use harness::wait;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -271,4 +272,66 @@ fn boot_units_are_as_closed_as_they_were() {
             .unwrap_or_else(|| panic!("{judged}"));
         assert!(exposure <= most, "{}: {exposure}\n{judged}", unit.display());
     }
+}
+
+/// The end of an update to a broken release: the old version runs, says why, and
+/// nobody touched the node. Then a good one, over a reboot, and back by hand.
+#[test]
+fn boot_ends_a_broken_update_on_the_version_before_and_keeps_a_good_one() {
+    let Some(mut debian) = Debian::boot() else {
+        return;
+    };
+    controller(&debian, "flotilla-controller");
+    agent(&debian, "flotilla-agent");
+    hasten(&debian, "flotilla-agent");
+    wait_up(&debian);
+    let maker = Maker::new();
+    for (version, fault) in [("0.2.0", "exit-78"), ("0.2.1", "")] {
+        let folder = maker.release(version, fault);
+        let to = debian.root().join("root").join(version);
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let quick = "[rollout.health]\nmin_healthy = \"2s\"\nhealthy_deadline = \"60s\"\n";
+    std::fs::write(debian.root().join("root/quick.toml"), quick).unwrap();
+    debian.run(&format!("flotilla release key add {}", maker.public()));
+    let update = |version: &str| {
+        debian.run(&format!(
+            "flotilla release add ~/{version}
+             flotilla update apply {version} --on '*' --rollout ~/quick.toml --wave rest --on-halt keep --yes"
+        ));
+    };
+    let status = || debian.run("flotilla deploy status agent -o json");
+    let version =
+        || debian.run("flotilla node list -o json | grep -o '\"agent_version\": *\"[^\"]*\"'");
+    update("0.2.0");
+    wait::until_true("the broken release is given up", 3 * WITHIN, || {
+        status().contains("update.reverted")
+            && debian
+                .run("flotilla rollout list -o json")
+                .contains("\"halted\"")
+    });
+    assert!(status().contains("exit status: 78"), "{}", status());
+    wait_up(&debian);
+    assert!(version().contains("0.1.0"), "{}", version());
+
+    update("0.2.1");
+    wait::until_true("the good release runs", 3 * WITHIN, || {
+        version().contains("0.2.1")
+    });
+    wait_up(&debian);
+    debian.reboot();
+    wait_up(&debian);
+    let version =
+        || debian.run("flotilla node list -o json | grep -o '\"agent_version\": *\"[^\"]*\"'");
+    wait::until_true("it still does", WITHIN, || version().contains("0.2.1"));
+    let back = debian.run("flotilla-agent rollback");
+    assert!(back.contains("was started again"), "{back}");
+    wait::until_true("the old one is back", WITHIN, || {
+        version().contains("0.1.0")
+    });
+    wait_up(&debian);
 }

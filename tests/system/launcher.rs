@@ -55,11 +55,14 @@ fn reason(layout: &Layout) -> Option<String> {
     }
 }
 
-/// The version that answers on the status socket.
-fn running(agent: &Agent) -> Option<String> {
-    let answer = agent.ask(&["status", "--output", "json"]);
-    let status: serde_json::Value = serde_json::from_str(&answer.out).ok()?;
-    Some(status["process"]["version"].as_str()?.to_owned())
+/// Waits until a version answers on the status socket.
+#[track_caller]
+fn await_running(agent: &Agent, version: &str) {
+    wait::until_true(&format!("version {version} runs"), WITHIN, || {
+        let answer = agent.ask(&["status", "--output", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&answer.out).unwrap_or_default();
+        status["process"]["version"] == version && status["link"]["state"] == "up"
+    });
 }
 
 #[track_caller]
@@ -73,7 +76,7 @@ fn falls_back(fault: &str, window: Duration, expected: &str) {
     let told = wait::until("it is given up", WITHIN, || reason(&layout));
     assert!(told.contains(expected), "{told}");
     fleet::await_up(&cli, "tried");
-    assert_eq!(running(&agent).as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    await_running(&agent, env!("CARGO_PKG_VERSION"));
     assert_eq!(layout.selected(), None);
     agent.stop();
 }
@@ -115,7 +118,7 @@ fn kills_at_any_moment_end_on_the_version_before() {
     let cli = controller.cli();
     let mut agent = Agent::new("killed").joined(&fleet::token(&cli));
     let layout = begin_trial(&agent, "never-confirm", Duration::from_secs(60));
-    for round in 0..4_u64 {
+    for round in 0..3_u64 {
         agent.start();
         let id = agent.process().id();
         let pause = Duration::from_millis(137 * round);
@@ -147,7 +150,7 @@ fn an_operator_goes_back_by_hand_and_once() {
     layout.keep(&record.to(Phase::Settled)).unwrap();
     agent.start();
     fleet::await_up(&cli, "by-hand");
-    assert_eq!(running(&agent).as_deref(), Some(VERSION));
+    await_running(&agent, VERSION);
     let program: PathBuf = layout.program(VERSION);
     assert!(program.is_file());
     agent.stop();
@@ -159,6 +162,6 @@ fn an_operator_goes_back_by_hand_and_once() {
     assert!(again.err.contains("update.nothing"), "{again}");
     agent.start();
     fleet::await_up(&cli, "by-hand");
-    assert_eq!(running(&agent).as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    await_running(&agent, env!("CARGO_PKG_VERSION"));
     agent.stop();
 }

@@ -64,4 +64,6 @@ mod service;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod update;
+#[cfg(test)]
 mod walk;

@@ -30,14 +30,15 @@ use crate::operation::failure::Failure;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a body that carries files: a project with its configs and secrets, a
-/// piece of an image archive.
+/// piece of an archive.
 pub(crate) const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Where such bodies go.
-const BULK_PATHS: [&str; 3] = [
+const BULK_PATHS: [&str; 4] = [
     "/api/v1/deployments",
     "/api/v1/contents/",
     "/api/v1/images/",
+    "/api/v1/releases/",
 ];
 
 /// The header with a request's id, in answers.

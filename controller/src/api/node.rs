@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::api::listen::Peer;
 use crate::api::problem::Refused;
 use crate::archive::ArchiveError;
-use crate::fetch::{FetchError, Fetches, FileDownload};
+use crate::fetch::{ArchiveDownload, FetchError, Fetches, FileDownload};
 use crate::operation::failure::Failure;
 use crate::pki::enrolment::{EnrolError, Enrolment};
 
@@ -81,6 +81,7 @@ pub fn fetch_routes(fetches: Fetches) -> Router {
     Router::new()
         .route("/node/v1/file", post(file))
         .route("/node/v1/archive", post(archive))
+        .route("/node/v1/release", post(release))
         .with_state(fetches)
 }
 
@@ -104,6 +105,15 @@ async fn file(State(fetches): State<Fetches>, body: Bytes) -> Result<Response<Bo
 
 async fn archive(State(fetches): State<Fetches>, body: Bytes) -> Result<Response<Body>, Refused> {
     let download = fetches.archive(&body).await.map_err(|e| not_sent(&e))?;
+    Ok(streamed(download))
+}
+
+async fn release(State(fetches): State<Fetches>, body: Bytes) -> Result<Response<Body>, Refused> {
+    let download = fetches.release(&body).await.map_err(|e| not_sent(&e))?;
+    Ok(streamed(download))
+}
+
+fn streamed(download: ArchiveDownload) -> Response<Body> {
     let size_bytes = download.size_bytes;
     let (file, slot) = download.into_parts();
     let reader = tokio::fs::File::from_std(file).take(size_bytes);
@@ -123,7 +133,7 @@ async fn archive(State(fetches): State<Fetches>, body: Bytes) -> Result<Response
     response
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(size_bytes));
-    Ok(as_bytes(response))
+    as_bytes(response)
 }
 
 fn as_bytes(mut response: Response<Body>) -> Response<Body> {
@@ -147,6 +157,7 @@ fn not_sent(error: &FetchError) -> Refused {
         | FetchError::Stale { .. }
         | FetchError::NoFile { .. }
         | FetchError::NoArchive { .. }
+        | FetchError::NoRelease { .. }
         | FetchError::Busy
         | FetchError::Stopping => Failure::new(error.code(), error.to_string()),
     };

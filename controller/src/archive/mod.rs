@@ -1,5 +1,5 @@
 //! Image archives, for fleets whose nodes reach no registry: the folder
-//! `archives`.
+//! `archives`; and archives of releases, in the folder `releases`.
 //!
 //! An operator uploads what `docker save` wrote, piece by piece; each piece says
 //! where it goes on, so that an upload that broke off is resumed, also after a
@@ -60,6 +60,16 @@ const PARTIAL: &str = "partial";
 
 /// How many bytes are free where a path lies.
 type FreeBytes = fn(&Path) -> io::Result<u64>;
+
+/// What archives hold, and so what is checked of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Images of containers.
+    Images,
+    /// A version of the agent. Its digest is in a signed manifest; nodes judge what is
+    /// in it when they unpack it.
+    Releases,
+}
 
 /// An archive that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +200,7 @@ pub struct Archives {
 
 struct Inner {
     folder: PathBuf,
+    kind: Kind,
     free: FreeBytes,
     state: Mutex<State>,
 }
@@ -223,10 +234,18 @@ impl Archives {
     /// # Errors
     /// [`ArchiveError::File`].
     pub fn open(folder: &Path) -> Result<Self, ArchiveError> {
-        Self::open_with(folder, free_bytes)
+        Self::open_with(folder, Kind::Images, free_bytes)
     }
 
-    fn open_with(folder: &Path, free: FreeBytes) -> Result<Self, ArchiveError> {
+    /// Opens the archives of releases in a folder, making it when it is missing.
+    ///
+    /// # Errors
+    /// [`ArchiveError::File`].
+    pub fn of_releases(folder: &Path) -> Result<Self, ArchiveError> {
+        Self::open_with(folder, Kind::Releases, free_bytes)
+    }
+
+    fn open_with(folder: &Path, kind: Kind, free: FreeBytes) -> Result<Self, ArchiveError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -238,20 +257,21 @@ impl Archives {
                 continue;
             }
             let path = folder.join(format!("{digest}.{TAR}"));
-            match held(&path, digest) {
+            match held(&path, digest, kind) {
                 Ok(archive) => {
                     state.held.insert(digest, archive);
                 }
                 Err(error) => tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     path = %path.display(),
-                    "an image archive cannot be used; upload it again"
+                    "an archive cannot be used; upload it again"
                 ),
             }
         }
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
+                kind,
                 free,
                 state: Mutex::new(state),
             }),
@@ -371,7 +391,7 @@ impl Archives {
         }
         let synced = upload.file.sync_all();
         synced.map_err(|source| fault("sync", &partial, source))?;
-        let archive = held(&partial, digest)?;
+        let archive = held(&partial, digest, self.inner.kind)?;
         let place = self.path(digest, TAR);
         durable::rename(&partial, &place)
             .map_err(|source| fault("put in place", &place, source))?;
@@ -603,14 +623,17 @@ impl State {
 }
 
 /// What a whole file holds.
-fn held(path: &Path, digest: Digest) -> Result<Archive, ArchiveError> {
+fn held(path: &Path, digest: Digest, kind: Kind) -> Result<Archive, ArchiveError> {
     let failed = |source| fault("read", path, source);
     let mut file = File::open(path).map_err(failed)?;
     let size_bytes = file.metadata().map_err(failed)?.len();
-    let images = inspect::inspect(&mut file).map_err(|error| match error {
-        InspectError::Read(source) => failed(source),
-        InspectError::Invalid(reason) => ArchiveError::NoImages { digest, reason },
-    })?;
+    let images = match kind {
+        Kind::Images => inspect::inspect(&mut file).map_err(|error| match error {
+            InspectError::Read(source) => failed(source),
+            InspectError::Invalid(reason) => ArchiveError::NoImages { digest, reason },
+        })?,
+        Kind::Releases => Vec::new(),
+    };
     Ok(Archive {
         digest,
         size_bytes,

@@ -44,7 +44,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let archives = Archives::open_with(folder.path(), |_| Ok(u64::MAX)).unwrap();
+        let archives = Archives::open_with(folder.path(), Kind::Images, |_| Ok(u64::MAX)).unwrap();
         Self { folder, archives }
     }
 
@@ -105,7 +105,7 @@ fn an_upload_that_broke_off_is_resumed_after_a_restart() {
         .archives
         .append(digest, size, 0, &bytes[..3000], NOW)
         .unwrap();
-    let again = Archives::open_with(world.folder.path(), |_| Ok(u64::MAX)).unwrap();
+    let again = Archives::open_with(world.folder.path(), Kind::Images, |_| Ok(u64::MAX)).unwrap();
     assert_eq!(again.begin(digest, size, NOW).unwrap(), Progress::At(3000));
     let error = again
         .append(digest, size, 0, &bytes[..3000], NOW)
@@ -319,7 +319,8 @@ fn an_oci_layout_is_taken_with_the_platforms_that_it_has() {
 #[test]
 fn an_archive_that_would_fill_the_disk_is_refused_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
-    let archives = Archives::open_with(folder.path(), |_| Ok(RESERVE_BYTES + 100)).unwrap();
+    let archives =
+        Archives::open_with(folder.path(), Kind::Images, |_| Ok(RESERVE_BYTES + 100)).unwrap();
     let error = archives.begin(digest_of(b"x"), 101, NOW).unwrap_err();
     assert_eq!(error.code(), ErrorCode::StoreFull);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -399,7 +400,8 @@ fn a_damaged_archive_is_left_out_at_start_and_can_be_uploaded_again() {
         b"damaged",
     )
     .unwrap();
-    let archives = Archives::open_with(world.folder.path(), |_| Ok(u64::MAX)).unwrap();
+    let archives =
+        Archives::open_with(world.folder.path(), Kind::Images, |_| Ok(u64::MAX)).unwrap();
     assert!(archives.list().is_empty());
     let size = bytes.len() as u64;
     let done = archives.append(digest, size, 0, &bytes, NOW).unwrap();

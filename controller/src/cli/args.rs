@@ -8,6 +8,7 @@ pub mod access;
 pub mod alert;
 pub mod breaker;
 pub mod deploy;
+pub mod release;
 pub mod sink;
 pub mod trust;
 pub mod window;
@@ -148,6 +149,12 @@ pub enum Command {
     /// Secrets and configs that Compose files refer to as external
     #[command(subcommand)]
     Secret(deploy::Secret),
+    /// Releases of the agent: key, sign, add, list, revoke, remove
+    #[command(subcommand)]
+    Release(release::Release),
+    /// Give nodes another version of the agent, in stages
+    #[command(subcommand)]
+    Update(release::Update),
     /// Image archives, for fleets with no registry
     #[command(subcommand)]
     Image(deploy::Image),

@@ -22,7 +22,7 @@ use crate::operation::view::content::{
 };
 
 /// Bytes of an archive that are sent at once; what the controller takes.
-const PIECE_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that are read of a content: what a config or secret may have, and one more
 /// to see that it has more.

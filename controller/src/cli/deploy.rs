@@ -84,20 +84,32 @@ async fn apply(session: &mut Session, asked: Apply) -> Result<Exit, CliFailure> 
     body.allow_empty = asked.allow_empty;
     body.dry_run = true;
     let plan: ApplyAnswer = session.client.post("/deployments", &body).await?;
-    if asked.manner.dry_run {
-        session.print.show(&plan, show_plan)?;
-        return Ok(Exit::Ok);
-    }
-    if session.print.format == Format::Table {
-        show_plan(&mut session.print, &plan)?;
-    }
-    if plan.changed && !asked.manner.yes && !is_agreed("Roll it out?")? {
-        super::note("Nothing was changed.");
+    if !goes_on(session, &plan, &asked.manner)? {
         return Ok(Exit::Ok);
     }
     body.dry_run = false;
     let answer: ApplyAnswer = session.client.post("/deployments", &body).await?;
     conclude(session, answer, &asked.manner).await
+}
+
+/// Shows a plan, and asks whether it is to be carried out.
+pub(super) fn goes_on(
+    session: &mut Session,
+    plan: &ApplyAnswer,
+    manner: &Manner,
+) -> Result<bool, CliFailure> {
+    if manner.dry_run {
+        session.print.show(plan, show_plan)?;
+        return Ok(false);
+    }
+    if session.print.format == Format::Table {
+        show_plan(&mut session.print, plan)?;
+    }
+    if plan.changed && !manner.yes && !is_agreed("Roll it out?")? {
+        super::note("Nothing was changed.");
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 async fn roll_back(
@@ -134,7 +146,7 @@ async fn roll_back(
 }
 
 /// Says what was started and how to watch it, or waits for its end.
-async fn conclude(
+pub(super) async fn conclude(
     session: &mut Session,
     answer: ApplyAnswer,
     manner: &Manner,

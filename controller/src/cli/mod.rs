@@ -22,6 +22,7 @@ mod deploy;
 mod follow;
 mod metrics;
 mod node;
+mod release;
 mod rollout;
 mod service;
 mod sink;
@@ -94,6 +95,12 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
             request,
             to,
         }) => return trust::sign(&mut print, &root_key, &request, &to),
+        Command::Release(args::release::Release::Key(args::release::ReleaseKey::Create {
+            file,
+        })) => return release::create_key(&mut print, &file),
+        Command::Release(args::release::Release::Sign(asked)) => {
+            return release::sign(&mut print, &asked);
+        }
         Command::Node(_)
         | Command::Token(_)
         | Command::Trust(_)
@@ -110,6 +117,8 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Notice(_)
         | Command::Alert(_)
         | Command::Secret(_)
+        | Command::Release(_)
+        | Command::Update(_)
         | Command::Image(_)
         | Command::Metrics(_)
         | Command::Access(_)
@@ -146,6 +155,8 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Alert(asked) => alert::run(session, asked).await,
         Command::Secret(asked) => content::secret(session, asked).await,
         Command::Image(asked) => content::image(session, asked).await,
+        Command::Release(asked) => release::run(session, asked).await,
+        Command::Update(asked) => release::update(session, asked).await,
         Command::Metrics(asked) => metrics::run(session, asked).await,
         Command::Access(command) => access::run(session, command).await,
         Command::Audit(command) => audit::run(session, command).await,

@@ -75,6 +75,20 @@ pub(super) async fn run(session: &mut Session, command: Trust) -> Result<Exit, C
     }
 }
 
+/// Asks for a change that names a key.
+pub(super) async fn ask(
+    session: &mut Session,
+    named: TrustChange,
+    which: String,
+    signing: Signing,
+) -> Result<Exit, CliFailure> {
+    let body = ChangeTrust {
+        which: Some(which),
+        ..asked(named, &signing)
+    };
+    change(session, body, signing).await
+}
+
 fn asked(change: TrustChange, signing: &Signing) -> ChangeTrust {
     ChangeTrust {
         change,

@@ -20,6 +20,7 @@ use crate::domain::moment::Moment;
 use crate::domain::notice::sink;
 use crate::domain::operation::{Authority, Operation};
 use crate::domain::rejection::Rejection;
+use crate::domain::release;
 use crate::domain::window::manage as window;
 
 /// What a request leads to.
@@ -187,6 +188,9 @@ pub fn decide(
         Operation::RemoveContent(asked) => deployment::content::remove(asked),
         Operation::PushArchive(asked) => Ok(deployment::content::push(asked)),
         Operation::RemoveArchive(asked) => Ok(deployment::content::drop_archive(asked)),
+        Operation::AddRelease(asked) => release::add(fleet, asked),
+        Operation::RevokeRelease(asked) => release::revoke(fleet, asked),
+        Operation::RemoveRelease(asked) => release::remove(fleet, asked),
         Operation::PauseRollout(asked) => deployment::steer::pause(fleet, asked),
         Operation::ResumeRollout(asked) => deployment::steer::resume(fleet, asked, at),
         Operation::ApproveRollout(asked) => deployment::steer::approve(fleet, caller, asked, at),
@@ -219,6 +223,9 @@ pub fn decide(
         }
         Operation::ApplyDeployment(asked) => {
             return deployment::apply::apply(fleet, caller, asked, at);
+        }
+        Operation::ApplyUpdate(asked) => {
+            return release::update::apply(fleet, caller, asked, at);
         }
         Operation::RollBackDeployment(asked) => {
             return deployment::apply::roll_back(fleet, caller, asked, at);

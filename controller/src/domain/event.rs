@@ -30,6 +30,7 @@ use crate::domain::fleet::event::{
     NodesCordoned, NodesUncordoned, TokenCreated, TokenRevoked, TrustPublished,
 };
 use crate::domain::notice::sink::{SinkRemoved, SinkSet};
+use crate::domain::release::event::{ReleaseAdded, ReleaseRemoved, ReleaseRevoked, UpdateApplied};
 use crate::domain::rollout::event::{
     Decision, RolloutAborted, RolloutCommitted, RolloutFinished, RolloutHalted, RolloutPaused,
     RolloutResumed, RolloutStarted, WaveApproved, WaveStarted,
@@ -183,6 +184,18 @@ pub enum Event {
     /// An image archive was taken away.
     #[serde(rename = "archive.removed")]
     ArchiveRemoved(ArchiveRemoved),
+    /// A release was added.
+    #[serde(rename = "release.added")]
+    ReleaseAdded(ReleaseAdded),
+    /// A release was revoked.
+    #[serde(rename = "release.revoked")]
+    ReleaseRevoked(ReleaseRevoked),
+    /// A release is kept no longer.
+    #[serde(rename = "release.removed")]
+    ReleaseRemoved(ReleaseRemoved),
+    /// A deployment got a revision that is a version of the agent.
+    #[serde(rename = "update.applied")]
+    UpdateApplied(UpdateApplied),
     /// A breaker was defined, or defined anew.
     #[serde(rename = "breaker.defined")]
     BreakerDefined(BreakerDefined),
@@ -380,6 +393,10 @@ impl Event {
             Self::ContentRemoved(_) => "content.removed",
             Self::ArchivePushed(_) => "archive.pushed",
             Self::ArchiveRemoved(_) => "archive.removed",
+            Self::ReleaseAdded(_) => "release.added",
+            Self::ReleaseRevoked(_) => "release.revoked",
+            Self::ReleaseRemoved(_) => "release.removed",
+            Self::UpdateApplied(_) => "update.applied",
             Self::BreakerDefined(_) => "breaker.defined",
             Self::BreakerRemoved(_) => "breaker.removed",
             Self::BreakerMoved(_) => "breaker.moved",

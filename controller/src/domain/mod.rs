@@ -21,6 +21,7 @@ pub mod moment;
 pub mod notice;
 pub mod operation;
 pub mod rejection;
+pub mod release;
 pub mod rollout;
 pub mod session;
 pub mod window;

@@ -35,6 +35,8 @@ use crate::domain::fleet::token::{CreateToken, RevokeToken};
 use crate::domain::fleet::trust::{PublishTrust, RaiseIncarnation};
 use crate::domain::notice::sink::{RemoveSink, SetSink};
 use crate::domain::rejection::Rejection;
+use crate::domain::release::update::ApplyUpdate;
+use crate::domain::release::{AddRelease, RemoveRelease, RevokeRelease};
 use crate::domain::window::manage::{OpenWindow, RemoveWindow, SetWindow, ShutWindow};
 
 /// A request that would change the fleet.
@@ -87,6 +89,10 @@ pub enum Operation {
     RemoveContent(RemoveContent),
     PushArchive(PushArchive),
     RemoveArchive(RemoveArchive),
+    AddRelease(AddRelease),
+    RevokeRelease(RevokeRelease),
+    RemoveRelease(RemoveRelease),
+    ApplyUpdate(ApplyUpdate),
     DefineBreaker(DefineBreaker),
     RemoveBreaker(RemoveBreaker),
     SetLease(SetLease),
@@ -177,6 +183,10 @@ impl Operation {
             Self::RemoveContent(_) => "content.remove",
             Self::PushArchive(_) => "archive.push",
             Self::RemoveArchive(_) => "archive.remove",
+            Self::AddRelease(_) => "release.add",
+            Self::RevokeRelease(_) => "release.revoke",
+            Self::RemoveRelease(_) => "release.remove",
+            Self::ApplyUpdate(_) => "update.apply",
             Self::DefineBreaker(_) => "breaker.define",
             Self::RemoveBreaker(_) => "breaker.remove",
             Self::SetLease(_) => "policy.set_lease",
@@ -279,6 +289,17 @@ impl Operation {
             Self::RemoveContent(_) => whole("secret", "remove"),
             Self::PushArchive(_) => whole("image", "push"),
             Self::RemoveArchive(_) => whole("image", "remove"),
+            Self::AddRelease(_) => whole("release", "add"),
+            Self::RevokeRelease(_) => whole("release", "revoke"),
+            Self::RemoveRelease(_) => whole("release", "remove"),
+            Self::ApplyUpdate(asked) => Authority::Permission(
+                Permission::of("deployment", "apply"),
+                touched(
+                    fleet,
+                    fleet.deployments().named(&asked.name).map(AsRef::as_ref),
+                    Some(&asked.selector),
+                ),
+            ),
             Self::SetSink(_) => whole("sink", "set"),
             Self::RemoveSink(_) => whole("sink", "remove"),
             Self::DefineBreaker(_) | Self::RemoveBreaker(_) | Self::SetLease(_) => {

@@ -19,7 +19,7 @@ pub const REQUESTS_MAX: usize = 10_000;
 
 /// The version of the snapshot's encoding. Postcard is not self-describing: any
 /// change of a type in the state must raise it, and a test compares the bytes.
-pub const SNAPSHOT_VERSION: u32 = 4;
+pub const SNAPSHOT_VERSION: u32 = 5;
 
 /// Everything that the records lead to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -470,7 +470,7 @@ fn the_snapshots_encoding_is_the_one_of_its_version() {
     // SNAPSHOT_VERSION and put the new digest here.
     assert_eq!(
         (SNAPSHOT_VERSION, sum.to_string().as_str()),
-        (4, include_str!("tests/snapshot-4.sha256").trim())
+        (5, include_str!("tests/snapshot-5.sha256").trim())
     );
 }
 

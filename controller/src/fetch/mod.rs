@@ -1,4 +1,5 @@
-//! What nodes fetch by HTTPS: contents of configs and secrets, and image archives.
+//! What nodes fetch by HTTPS: contents of configs and secrets, image archives, and
+//! archives of releases.
 //!
 //! **Invariant:** bytes go to an active node that signed its request lately, and
 //! only those that a deployment which was ordered of it names. A node that asks
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use protocol::ErrorCode;
-use protocol::fetch::{FRESH_MAX, FetchArchive, FetchFile};
+use protocol::fetch::{FRESH_MAX, FetchArchive, FetchFile, FetchRelease};
 use protocol::id::NodeId;
 use protocol::message::Message;
 use protocol::time::UnixMillis;
@@ -42,6 +43,10 @@ pub trait Wants: Send + Sync {
 
     /// Whether a deployment that was ordered of the node names this archive.
     fn archive(&self, node: NodeId, digest: &str) -> bool;
+
+    /// Whether a version that was ordered of the node, and is not revoked, has this
+    /// archive.
+    fn release(&self, node: NodeId, sha256: &str) -> bool;
 }
 
 /// Why nothing is sent.
@@ -74,6 +79,14 @@ pub enum FetchError {
         /// For what, cut.
         digest: String,
     },
+    /// There is no such archive of a release, or it is none of the node's.
+    #[error("node {node} has no archive {sha256} of a release")]
+    NoRelease {
+        /// Who asks.
+        node: NodeId,
+        /// For what, cut.
+        sha256: String,
+    },
     /// All slots are taken.
     #[error("as many downloads as may be are under way")]
     Busy,
@@ -97,6 +110,7 @@ impl FetchError {
             Self::Stale { .. } => ErrorCode::EnvelopeReplayed,
             Self::NoFile { .. } => ErrorCode::FileNotFound,
             Self::NoArchive { .. } => ErrorCode::ArchiveNotFound,
+            Self::NoRelease { .. } => ErrorCode::ReleaseNotFound,
             Self::Busy | Self::Stopping => ErrorCode::EngineBusy,
             Self::Vault(error) => error.code(),
             Self::Archive(error) => error.code(),
@@ -144,6 +158,7 @@ pub struct Fetches {
     engine: Engine,
     vault: Vault,
     archives: Archives,
+    releases: Archives,
     wants: Arc<dyn Wants>,
     clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
     file_slots: Arc<Semaphore>,
@@ -157,6 +172,7 @@ impl Fetches {
         engine: Engine,
         vault: Vault,
         archives: Archives,
+        releases: Archives,
         wants: Arc<dyn Wants>,
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
     ) -> Self {
@@ -164,6 +180,7 @@ impl Fetches {
             engine,
             vault,
             archives,
+            releases,
             wants,
             clock,
             file_slots: Arc::new(Semaphore::new(FILES_AT_ONCE_MAX)),
@@ -215,8 +232,34 @@ impl Fetches {
         if !self.wants.archive(node, &asked.digest) {
             return Err(absent());
         }
+        self.send(&self.archives, digest, asked.offset).await
+    }
+
+    /// `POST /node/v1/release`.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn release(&self, body: &[u8]) -> Result<ArchiveDownload, FetchError> {
+        let (node, asked) = self.asked::<FetchRelease>(body, |asked| asked.now)?;
+        let absent = || FetchError::NoRelease {
+            node,
+            sha256: cut(&asked.sha256),
+        };
+        let digest: Digest = asked.sha256.parse().map_err(|_| absent())?;
+        if !self.wants.release(node, &asked.sha256) || self.releases.get(digest).is_none() {
+            return Err(absent());
+        }
+        self.send(&self.releases, digest, asked.offset).await
+    }
+
+    async fn send(
+        &self,
+        from: &Archives,
+        digest: Digest,
+        offset: u64,
+    ) -> Result<ArchiveDownload, FetchError> {
         let slot = slot(&self.archive_slots)?;
-        let (archives, offset) = (self.archives.clone(), asked.offset);
+        let archives = from.clone();
         let opened = tokio::task::spawn_blocking(move || archives.open_at(digest, offset))
             .await
             .map_err(|_| FetchError::Stopping)?;

@@ -56,6 +56,9 @@ impl Wants for Listed {
     fn archive(&self, node: NodeId, digest: &str) -> bool {
         self.file(node, digest)
     }
+    fn release(&self, node: NodeId, sha256: &str) -> bool {
+        self.file(node, sha256)
+    }
 }
 
 struct World {
@@ -97,6 +100,7 @@ impl World {
             engine.clone(),
             vault.clone(),
             archives.clone(),
+            Archives::of_releases(&directory.path().join("releases")).unwrap(),
             Arc::clone(&listed) as Arc<dyn Wants>,
             Arc::new(|| NOW),
         );

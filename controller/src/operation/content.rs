@@ -235,7 +235,7 @@ fn archive_view(archive: &Archive) -> ArchiveView {
     }
 }
 
-fn upload_view(progress: &Progress) -> UploadView {
+pub(super) fn upload_view(progress: &Progress) -> UploadView {
     match progress {
         Progress::At(offset) => UploadView {
             offset: *offset,
@@ -262,7 +262,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-async fn archiving<T: Send + 'static>(
+pub(super) async fn archiving<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {

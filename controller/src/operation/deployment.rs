@@ -404,7 +404,7 @@ impl Operations {
         notes
     }
 
-    fn how(&self, params: Params, allow_empty: bool) -> Box<How> {
+    pub(super) fn how(&self, params: Params, allow_empty: bool) -> Box<How> {
         Box::new(How {
             params,
             present: self.uplink.nodes_up(),
@@ -417,7 +417,7 @@ impl Operations {
     }
 
     /// What an operation would lead to; nothing is changed, a denial is recorded.
-    fn preview(
+    pub(super) fn preview(
         &self,
         who: &Who,
         name: String,
@@ -447,7 +447,7 @@ impl Operations {
         Ok(Self::answer(&fleet, name, &events, &nodes, notes, true))
     }
 
-    async fn change_deployment(
+    pub(super) async fn change_deployment(
         &self,
         who: &Who,
         name: String,
@@ -502,9 +502,9 @@ impl Operations {
             notes,
             rollout: None,
         };
-        if let Some(applied) = applied_in(events) {
+        if let Some((applied, version)) = applied_in(events) {
             answer.revision = applied.revision;
-            answer.changes = changes(known, applied);
+            answer.changes = changes(known, applied, version);
             answer.leaving = leaving(before, known, applied);
         }
         if let Some(started) = rollout_in(events) {
@@ -531,10 +531,10 @@ fn held_back(
         None if open.is_some_and(|rollout| rollout.course.kind == Kind::Rollback) => return None,
         None => TargetState::Windowed,
     };
-    waits_for(fleet, node, state)
+    waits_for(fleet, node, state, fleet.work_of(known.id))
 }
 
-fn parameters(asked: Option<serde_json::Value>) -> Result<Params, Failure> {
+pub(super) fn parameters(asked: Option<serde_json::Value>) -> Result<Params, Failure> {
     let asked: RolloutAsk = match asked {
         Some(value) => serde_json::from_value(value).map_err(|error| {
             Failure::new(ErrorCode::RolloutInvalid, format!("rollout: {error}"))
@@ -561,10 +561,12 @@ pub(super) fn find<'a>(fleet: &'a Fleet, text: &str) -> Result<&'a Deployment, F
         })
 }
 
-fn applied_in(events: &[Event]) -> Option<&DeploymentApplied> {
+fn applied_in(events: &[Event]) -> Option<(&DeploymentApplied, Option<&str>)> {
     events.iter().find_map(|event| {
         if let Event::DeploymentApplied(applied) = event {
-            Some(applied)
+            Some((applied, None))
+        } else if let Event::UpdateApplied(update) = event {
+            Some((&update.applied, Some(update.version.as_str())))
         } else {
             None
         }
@@ -583,7 +585,11 @@ fn rollout_in(events: &[Event]) -> Option<&RolloutStarted> {
 
 /// What differs from what nodes have, or from the newest revision where they have
 /// nothing yet.
-fn changes(known: Option<&Deployment>, applied: &DeploymentApplied) -> Vec<ChangeView> {
+fn changes(
+    known: Option<&Deployment>,
+    applied: &DeploymentApplied,
+    version: Option<&str>,
+) -> Vec<ChangeView> {
     let base = known.and_then(|known| known.settled().or_else(|| known.newest()));
     let empty = Spec::default();
     let old = base.map_or(&empty, |base| base.spec.as_ref());
@@ -596,6 +602,19 @@ fn changes(known: Option<&Deployment>, applied: &DeploymentApplied) -> Vec<Chang
             new: change.new,
         })
         .collect();
+    if let Some(version) = version {
+        let old = base.and_then(|base| base.release.clone());
+        let text = match &old {
+            Some(old) => format!("~ agent: {old} → {version}"),
+            None => format!("+ agent: {version}"),
+        };
+        changes.push(ChangeView {
+            path: "agent".to_owned(),
+            text,
+            old,
+            new: Some(version.to_owned()),
+        });
+    }
     if let Some(base) = base
         && base.selector != applied.selector
     {
@@ -700,6 +719,7 @@ fn revision_view(fleet: &Fleet, known: &Deployment, revision: &Revision) -> Revi
         on: selected(revision),
         proven: known.proven.contains(&revision.number),
         settled: known.settled == Some(revision.number),
+        release: revision.release.clone(),
         images: revision
             .spec
             .services

@@ -20,6 +20,7 @@ mod content;
 mod deployment;
 mod follow;
 mod node;
+mod release;
 mod rollout;
 mod series;
 mod sink;
@@ -98,6 +99,8 @@ pub struct Stores {
     pub vault: Vault,
     /// Image archives.
     pub archives: Archives,
+    /// Archives of releases.
+    pub releases: Archives,
     /// Says what tags name.
     pub registries: Registries,
 }

@@ -261,7 +261,8 @@ impl Operations {
         let (code, detail) = failure.map_or((None, String::new()), |stored| {
             (stored.result.code, stored.result.detail)
         });
-        let detail = waits_for(fleet, node, row.state).unwrap_or(detail);
+        let work = fleet.work_of(rollout.deployment);
+        let detail = waits_for(fleet, node, row.state, work).unwrap_or(detail);
         Ok(RolloutTargetView {
             node,
             name: node_name(fleet, node),
@@ -364,7 +365,12 @@ impl Operations {
 }
 
 /// Why a target is told nothing, where its node or the time is the reason.
-pub(super) fn waits_for(fleet: &Fleet, node: NodeId, state: TargetState) -> Option<String> {
+pub(super) fn waits_for(
+    fleet: &Fleet,
+    node: NodeId,
+    state: TargetState,
+    work: Work<'_>,
+) -> Option<String> {
     let record = fleet.node(node)?;
     match state.withheld()? {
         Withheld::Cordoned => {
@@ -377,7 +383,7 @@ pub(super) fn waits_for(fleet: &Fleet, node: NodeId, state: TargetState) -> Opti
         }
         Withheld::Windowed => {
             let windows = fleet.windows();
-            let wait = windows.wait(record.subject(), Work::Deploy, clock::now())?;
+            let wait = windows.wait(record.subject(), work, clock::now())?;
             Some(wait.to_string())
         }
     }

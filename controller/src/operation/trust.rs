@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64URL_NOPAD;
 use protocol::ErrorCode;
+use protocol::key::PublicKey;
 use protocol::message;
 use protocol::trust::SignedTrust;
 
@@ -69,6 +70,18 @@ impl Operations {
                 let facts = pki.trust_facts().map_err(failure)?;
                 let all = facts.keys.iter().map(|(key, _)| *key);
                 Change::RetireSigning(find("signing key", asked.which.as_deref(), all)?)
+            }
+            TrustChange::AddReleaseKey => {
+                let text = asked.which.as_deref().unwrap_or_default();
+                let key = text.parse::<PublicKey>();
+                let key =
+                    key.map_err(|e| Failure::new(ErrorCode::RequestInvalid, e.to_string()))?;
+                Change::AddRelease(key)
+            }
+            TrustChange::RemoveReleaseKey => {
+                let facts = pki.trust_facts().map_err(failure)?;
+                let all = facts.set.release_keys.iter().copied();
+                Change::RemoveRelease(find("release key", asked.which.as_deref(), all)?)
             }
         };
         let Some(set) = pki.draft(change, now).map_err(failure)? else {
@@ -176,6 +189,12 @@ impl Operations {
             root_here: facts.has_root,
             keys: key_views(&facts),
             authorities,
+            release_keys: facts
+                .set
+                .release_keys
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             nodes_current: current,
             nodes_behind: behind,
             nodes_unheard: unheard,

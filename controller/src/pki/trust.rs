@@ -48,6 +48,9 @@ const NEXT_AUTHORITY_SINCE: &str = "ca.next.since";
 /// and the one before, for messages that are still under way.
 const CONTROLLER_KEYS_MAX: usize = 3;
 
+/// Release keys that a trust set holds: of each maker one in use and the next one.
+const RELEASE_KEYS_MAX: usize = 8;
+
 /// A change of the trust set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -59,6 +62,10 @@ pub enum Change {
     RetireAuthority([u8; 32]),
     /// Take a signing key out.
     RetireSigning(PublicKey),
+    /// Believe releases that a key signed.
+    AddRelease(PublicKey),
+    /// Believe them no longer.
+    RemoveRelease(PublicKey),
 }
 
 /// What a key or CA of the trust set is for.
@@ -244,6 +251,18 @@ impl Trust {
                 }
                 set.controller_keys.retain(|held| *held != key);
             }
+            Change::AddRelease(key) => {
+                if self.set.release_keys.contains(&key) {
+                    return Ok(None);
+                }
+                set.release_keys.push(key);
+            }
+            Change::RemoveRelease(key) => {
+                if !self.set.release_keys.contains(&key) {
+                    return Ok(None);
+                }
+                set.release_keys.retain(|held| *held != key);
+            }
         }
         Ok(Some(set))
     }
@@ -309,6 +328,9 @@ impl Trust {
         }
         if set.authorities.len() > AUTHORITIES_MAX {
             return Err(unfit("it holds too many CAs"));
+        }
+        if set.release_keys.len() > RELEASE_KEYS_MAX {
+            return Err(unfit("it holds too many release keys"));
         }
         if set
             .authorities

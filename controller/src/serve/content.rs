@@ -59,6 +59,14 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
             &error,
         )
     })?;
+    let releases = Archives::of_releases(&config.state_dir.join("releases")).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "the archives of releases cannot be used",
+            &error,
+        )
+    })?;
     let outbound = Outbound::new(config.outbound.allow.clone()).map_err(|error| {
         CliFailure::because(Exit::Config, "cannot set up the HTTP client", &error)
     })?;
@@ -69,6 +77,7 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
     let stores = Stores {
         vault,
         archives,
+        releases,
         registries: Registries::new(outbound),
     };
     Ok((stores, notify))

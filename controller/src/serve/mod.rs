@@ -456,6 +456,7 @@ fn run_contents(
         engine.clone(),
         vault,
         archives,
+        stores.releases.clone(),
         Arc::new(Ordered::new(engine.watch(), uplink.clone())),
         Arc::new(clock::now),
     )

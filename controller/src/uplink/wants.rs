@@ -6,11 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use protocol::deployment::spec::Spec;
 use protocol::id::NodeId;
 use tokio::sync::watch;
 
-use crate::domain::deployment::Deployment;
+use crate::domain::deployment::{Deployment, Revision};
 use crate::domain::fleet::Fleet;
 use crate::fetch::Wants;
 use crate::uplink::Uplink;
@@ -28,14 +27,14 @@ impl Ordered {
         Self { fleet, uplink }
     }
 
-    /// Whether an order to the node names something by this test of its spec.
-    fn names(&self, node: NodeId, names: impl Fn(&Spec) -> bool) -> bool {
+    /// Whether an order to the node names something by this test of its revision.
+    fn names(&self, node: NodeId, names: impl Fn(&Fleet, &Revision) -> bool) -> bool {
         let fleet = Arc::clone(&self.fleet.borrow());
         fleet.deployments().iter().any(|known| {
             let naming: BTreeSet<u32> = known
                 .revisions
                 .values()
-                .filter(|revision| names(&revision.spec))
+                .filter(|revision| names(&fleet, revision))
                 .map(|revision| revision.number)
                 .collect();
             !naming.is_empty() && !naming.is_disjoint(&self.revisions(&fleet, known, node))
@@ -66,15 +65,34 @@ impl Ordered {
 
 impl Wants for Ordered {
     fn file(&self, node: NodeId, digest: &str) -> bool {
-        self.names(node, |spec| {
-            spec.files.values().any(|file| file.digest == digest)
+        self.names(node, |_, revision| {
+            revision
+                .spec
+                .files
+                .values()
+                .any(|file| file.digest == digest)
         })
     }
 
     fn archive(&self, node: NodeId, digest: &str) -> bool {
-        self.names(node, |spec| {
-            let mut images = spec.services.values().map(|service| &service.image);
+        self.names(node, |_, revision| {
+            let mut images = revision
+                .spec
+                .services
+                .values()
+                .map(|service| &service.image);
             images.any(|image| image.archive.as_deref() == Some(digest))
+        })
+    }
+
+    fn release(&self, node: NodeId, sha256: &str) -> bool {
+        self.names(node, |fleet, revision| {
+            let version = revision.release.as_deref();
+            let known = version.and_then(|version| fleet.releases().get(version));
+            known.is_some_and(|known| {
+                let mut archives = known.release.archives.iter();
+                known.revoked.is_none() && archives.any(|archive| archive.sha256 == sha256)
+            })
         })
     }
 }

@@ -11,6 +11,7 @@ mod command;
 mod content;
 mod deployment;
 mod node;
+mod release;
 mod rollout;
 mod series;
 mod sink;
@@ -23,6 +24,7 @@ mod window;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, Response, Uri, header};
 use axum::response::IntoResponse;
 use axum::{Json, Router};
@@ -77,6 +79,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
             "/api/v1",
             OpenApiRouter::new()
                 .merge(node::routes())
+                .merge(release::routes())
                 .merge(token::routes())
                 .merge(trust::routes())
                 .merge(command::routes())
@@ -118,6 +121,9 @@ pub(crate) fn routes(face: &Arc<Face>) -> Router {
     let (router, _) = open_router().split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(openapi))
+        // The guard has read the body, within the bound of its path; axum's own bound
+        // of 2 MB would end what may be larger.
+        .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(face))
 }
 

@@ -9,7 +9,7 @@ use protocol::breaker::BreakerState;
 use protocol::breaker::machine::{Input, Order, Reason, Transition};
 use protocol::command::Action;
 use protocol::condition::Rule;
-use protocol::id::{DeploymentId, NodeId};
+use protocol::id::NodeId;
 use protocol::key::KeyId;
 use protocol::message;
 use protocol::policy::{Attempt, RULES_COUNT_MAX, Refusal, Standing};
@@ -622,16 +622,15 @@ pub(crate) fn admit_command(
     admit(fleet, attempt, nodes.map(AsRef::as_ref), at, |_| false)
 }
 
-/// Refuses a change of a deployment that every one of these nodes would refuse. One
+/// Refuses a change of a deployment, or an update, that every one of these nodes would refuse. One
 /// that a breaker waits for, to try itself on, is let through: it is held until
 /// probes are named.
 pub(crate) fn admit_change<'a>(
     fleet: &Fleet,
-    deployment: DeploymentId,
+    attempt: Attempt<'_>,
     nodes: impl Iterator<Item = &'a Node>,
     at: &Moment,
 ) -> Result<(), Rejection> {
-    let attempt = Attempt::Deploy(deployment);
     let waits = |cell: &Cell| cell.tries_at().is_some_and(|tries_at| tries_at <= at.now);
     admit(fleet, attempt, nodes, at, waits)
 }

@@ -10,6 +10,7 @@ use protocol::ErrorCode;
 use protocol::deployment::limit::DEPLOYMENTS_COUNT_MAX;
 use protocol::deployment::spec::{Spec, is_name};
 use protocol::id::{DeploymentId, NodeId, RolloutId};
+use protocol::policy::Attempt;
 use protocol::selector::Selector;
 
 use crate::domain::access::authorize::reach;
@@ -23,11 +24,14 @@ use crate::domain::deployment::event::{
 };
 use crate::domain::deployment::rollouts::ROLLOUTS_OPEN_MAX;
 use crate::domain::deployment::{Deployment, Revision, SPECS_BYTES_MAX, spec_digest};
+use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
 use crate::domain::fleet::node::Node;
 use crate::domain::moment::Moment;
 use crate::domain::rejection::Rejection;
+use crate::domain::release::event::UpdateApplied;
+use crate::domain::release::update::usable;
 use crate::domain::rollout::event::{Kind, RolloutStarted};
 use crate::domain::rollout::params::{Approve, HaltOn, Params};
 use crate::domain::rollout::plan::{Candidate, Plan};
@@ -153,13 +157,7 @@ pub(crate) fn apply(
     at: &Moment,
 ) -> Result<Decided, Rejection> {
     if !is_name(&asked.name) {
-        return Err(Rejection::new(
-            ErrorCode::DeploymentInvalid,
-            format!(
-                "{:?} is no name of a deployment: 1 to 40 of a-z 0-9 - _ that starts and ends with a letter or digit",
-                asked.name
-            ),
-        ));
+        return Err(no_name(&asked.name));
     }
     asked
         .spec
@@ -167,8 +165,14 @@ pub(crate) fn apply(
         .map_err(|error| Rejection::new(error.code(), error.to_string()))?;
     let known = fleet.deployments().named(&asked.name).map(AsRef::as_ref);
     check_base(&asked.name, known, asked.base)?;
+    if let Some(known) = known.filter(|known| known.is_of_updates()) {
+        return Err(Rejection::new(
+            ErrorCode::DeploymentConflict,
+            format!("deployment {} is of updates, not of projects", known.name),
+        ));
+    }
     if let Some(deployment) = known
-        && is_as_asked(fleet, deployment, &asked.selector, &asked.spec)
+        && is_as_asked(fleet, deployment, &asked.selector, spec_digest(&asked.spec))
     {
         return Ok(Decided::default());
     }
@@ -183,7 +187,7 @@ pub(crate) fn apply(
         spec: asked.spec.clone(),
         cause: ApplyCause::Apply,
     };
-    start(fleet, applied, Kind::Forward, &asked.how, at)
+    start(fleet, applied, None, Kind::Forward, &asked.how, at)
 }
 
 pub(crate) fn roll_back(
@@ -198,6 +202,10 @@ pub(crate) fn roll_back(
         Some(to) => deployment.revision(to)?,
         None => last_proven(deployment)?,
     };
+    let release = to.release.clone();
+    if let Some(version) = &release {
+        usable(fleet, version, at)?;
+    }
     let applied = DeploymentApplied {
         deployment: deployment.id,
         number: deployment.number,
@@ -215,7 +223,7 @@ pub(crate) fn roll_back(
     } else {
         Kind::Forward
     };
-    start(fleet, applied, kind, &asked.how, at)
+    start(fleet, applied, release, kind, &asked.how, at)
 }
 
 pub(crate) fn remove(fleet: &Fleet, asked: &RemoveDeployment) -> Result<Vec<Event>, Rejection> {
@@ -242,8 +250,21 @@ pub(crate) fn forget(fleet: &Fleet, asked: &ForgetDeployment) -> Result<Vec<Even
     })])
 }
 
+pub(crate) fn no_name(name: &str) -> Rejection {
+    Rejection::new(
+        ErrorCode::DeploymentInvalid,
+        format!(
+            "{name:?} is no name of a deployment: 1 to 40 of a-z 0-9 - _ that starts and ends with a letter or digit"
+        ),
+    )
+}
+
 /// Refuses a change that does not start from what there is.
-fn check_base(name: &str, known: Option<&Deployment>, base: u32) -> Result<(), Rejection> {
+pub(crate) fn check_base(
+    name: &str,
+    known: Option<&Deployment>,
+    base: u32,
+) -> Result<(), Rejection> {
     let conflict = |why: String| {
         Err(Rejection::new(
             ErrorCode::DeploymentConflict,
@@ -274,7 +295,12 @@ fn check_base(name: &str, known: Option<&Deployment>, base: u32) -> Result<(), R
 }
 
 /// Whether the deployment is what is asked for, and has got everywhere.
-fn is_as_asked(fleet: &Fleet, known: &Deployment, selector: &Selector, spec: &Spec) -> bool {
+pub(crate) fn is_as_asked(
+    fleet: &Fleet,
+    known: &Deployment,
+    selector: &Selector,
+    digest: Digest,
+) -> bool {
     let settled = known.settled == Some(known.newest_number());
     let everyone_succeeded = fleet
         .rollouts()
@@ -285,12 +311,12 @@ fn is_as_asked(fleet: &Fleet, known: &Deployment, selector: &Selector, spec: &Sp
         .is_some_and(|end| u64::from(end.counts.succeeded) == end.counts.total());
     settled
         && everyone_succeeded
-        && known.newest().is_some_and(|newest| {
-            newest.selector == *selector && newest.digest == spec_digest(spec)
-        })
+        && known
+            .newest()
+            .is_some_and(|newest| newest.selector == *selector && newest.digest == digest)
 }
 
-fn number(fleet: &Fleet, known: Option<&Deployment>) -> Result<u16, Rejection> {
+pub(crate) fn number(fleet: &Fleet, known: Option<&Deployment>) -> Result<u16, Rejection> {
     if let Some(known) = known {
         return Ok(known.number);
     }
@@ -310,7 +336,7 @@ fn full(detail: String) -> Rejection {
 }
 
 /// The nodes on which the caller may apply, as selectors; none for the whole fleet.
-fn within(fleet: &Fleet, caller: &Caller) -> Result<Vec<Selector>, Rejection> {
+pub(crate) fn within(fleet: &Fleet, caller: &Caller) -> Result<Vec<Selector>, Rejection> {
     let permission = Permission::of("deployment", "apply");
     let reach = reach(fleet.access(), caller, &permission)
         .map_err(|denial| Rejection::new(denial.code, denial.reason))?;
@@ -343,9 +369,10 @@ fn last_proven(deployment: &Deployment) -> Result<&Revision, Rejection> {
 }
 
 /// The revision and its rollout.
-fn start(
+pub(crate) fn start(
     fleet: &Fleet,
     applied: DeploymentApplied,
+    release: Option<String>,
     kind: Kind,
     how: &How,
     at: &Moment,
@@ -356,7 +383,11 @@ fn start(
     if kind == Kind::Forward {
         let members = plan.waves.iter().flatten();
         let nodes = members.filter_map(|member| fleet.node(member.node));
-        admit_change(fleet, applied.deployment, nodes.map(AsRef::as_ref), at)?;
+        let attempt = match &release {
+            Some(_) => Attempt::Update,
+            None => Attempt::Deploy(applied.deployment),
+        };
+        admit_change(fleet, attempt, nodes.map(AsRef::as_ref), at)?;
     }
     let started = RolloutStarted {
         rollout,
@@ -374,7 +405,10 @@ fn start(
     };
     Ok(Decided {
         events: vec![
-            Event::DeploymentApplied(applied),
+            match release {
+                Some(version) => Event::UpdateApplied(UpdateApplied { applied, version }),
+                None => Event::DeploymentApplied(applied),
+            },
             Event::RolloutStarted(started),
         ],
         targets: Some(targets),

@@ -94,8 +94,10 @@ pub struct Revision {
     pub selector: Selector,
     /// The nodes on which whoever applied it may. None is the whole fleet.
     pub within: Vec<Selector>,
-    /// What is to run.
+    /// What is to run; nothing where the revision is a release.
     pub spec: Arc<Spec>,
+    /// The version of the agent that the revision is, where it is one.
+    pub release: Option<String>,
     /// The spec's digest.
     pub digest: Digest,
     /// Bytes of the spec in normal form.
@@ -123,6 +125,12 @@ impl Deployment {
     #[must_use]
     pub fn newest(&self) -> Option<&Arc<Revision>> {
         self.revisions.values().next_back()
+    }
+
+    /// Whether its revisions are versions of the agent.
+    #[must_use]
+    pub fn is_of_updates(&self) -> bool {
+        self.newest().is_some_and(|newest| newest.release.is_some())
     }
 
     /// The newest revision's number; 0 when there is none.
@@ -205,8 +213,13 @@ impl Deployments {
         self.specs_bytes
     }
 
-    /// A deployment got a revision.
-    pub(crate) fn applied(&mut self, event: &DeploymentApplied, record: &Record) {
+    /// A deployment got a revision: a project, or a release.
+    pub(crate) fn applied(
+        &mut self,
+        event: &DeploymentApplied,
+        release: Option<String>,
+        record: &Record,
+    ) {
         let bytes = u32::try_from(event.spec.encode().len()).unwrap_or(u32::MAX);
         let revision = Revision {
             number: event.revision,
@@ -216,6 +229,7 @@ impl Deployments {
             selector: event.selector.clone(),
             within: event.within.clone(),
             spec: Arc::new(event.spec.as_ref().clone()),
+            release,
             digest: event.digest,
             bytes,
         };

@@ -2,6 +2,7 @@
 
 use protocol::ErrorCode;
 use protocol::id::RolloutId;
+use protocol::policy::Attempt;
 
 use crate::domain::access::caller::Caller;
 use crate::domain::breaker::manage::admit_change;
@@ -153,7 +154,11 @@ fn admit(fleet: &Fleet, rollout: &Rollout, at: &Moment) -> Result<(), Rejection>
     match revision {
         Some(revision) if rollout.course.kind == Kind::Forward => {
             let nodes = candidates(fleet, &revision.selector, Kind::Forward);
-            admit_change(fleet, rollout.deployment, nodes, at)
+            let attempt = match &revision.release {
+                Some(_) => Attempt::Update,
+                None => Attempt::Deploy(rollout.deployment),
+            };
+            admit_change(fleet, attempt, nodes, at)
         }
         Some(_) | None => Ok(()),
     }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::ErrorCode;
-use protocol::id::{FleetId, NodeId, TokenId};
+use protocol::id::{DeploymentId, FleetId, NodeId, TokenId};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,8 @@ use crate::domain::deployment::rollouts::Rollouts;
 use crate::domain::event::Event;
 use crate::domain::notice::sink::Sinks;
 use crate::domain::rejection::Rejection;
-use crate::domain::window::Windows;
+use crate::domain::release::Releases;
+use crate::domain::window::{Windows, Work};
 
 /// The whole event-sourced state of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,7 @@ pub struct Fleet {
     windows: Arc<Windows>,
     sinks: Arc<Sinks>,
     alerts: Arc<Alerts>,
+    releases: Arc<Releases>,
 }
 
 impl Fleet {
@@ -84,6 +86,7 @@ impl Fleet {
             windows: Arc::default(),
             sinks: Arc::default(),
             alerts: Arc::default(),
+            releases: Arc::default(),
         }
     }
 
@@ -182,6 +185,23 @@ impl Fleet {
         &self.sinks
     }
 
+    /// What a change of a deployment is to maintenance windows.
+    #[must_use]
+    pub fn work_of(&self, deployment: DeploymentId) -> Work<'static> {
+        let known = self.deployments.get(deployment);
+        if known.is_some_and(|known| known.is_of_updates()) {
+            Work::Update
+        } else {
+            Work::Deploy
+        }
+    }
+
+    /// Releases of the agent.
+    #[must_use]
+    pub fn releases(&self) -> &Releases {
+        &self.releases
+    }
+
     /// Alert rules and silences.
     #[must_use]
     pub fn alerts(&self) -> &Alerts {
@@ -259,6 +279,7 @@ impl Fleet {
             | Event::CommandCancelRequested(_)
             | Event::CommandConcluded(_) => Arc::make_mut(&mut self.commands).apply(record),
             Event::DeploymentApplied(_)
+            | Event::UpdateApplied(_)
             | Event::DeploymentRemoved(_)
             | Event::DeploymentForgotten(_)
             | Event::RolloutStarted(_) => self.deploy(record),
@@ -288,6 +309,9 @@ impl Fleet {
                 Arc::make_mut(&mut self.alerts).apply(record);
                 // The policy tells nodes what to watch.
                 Arc::make_mut(&mut self.breakers).apply(record);
+            }
+            Event::ReleaseAdded(_) | Event::ReleaseRevoked(_) | Event::ReleaseRemoved(_) => {
+                Arc::make_mut(&mut self.releases).apply(record);
             }
             Event::SilenceCreated(_) | Event::SilenceEnded(_) => {
                 Arc::make_mut(&mut self.alerts).apply(record);
@@ -345,7 +369,9 @@ impl Fleet {
     fn deploy(&mut self, record: &Record) {
         let deployments = Arc::make_mut(&mut self.deployments);
         if let Event::DeploymentApplied(event) = &record.event {
-            deployments.applied(event, record);
+            deployments.applied(event, None, record);
+        } else if let Event::UpdateApplied(event) = &record.event {
+            deployments.applied(&event.applied, Some(event.version.clone()), record);
         } else if let Event::DeploymentRemoved(event) = &record.event {
             deployments.removed(event.deployment, record);
         } else if let Event::DeploymentForgotten(event) = &record.event {

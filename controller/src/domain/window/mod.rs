@@ -82,6 +82,8 @@ pub struct Opened {
 pub enum Work<'a> {
     /// A change of a deployment that is neither a rollback nor a removal.
     Deploy,
+    /// An update of the agent that is no rollback.
+    Update,
     /// A command.
     Command(&'a Action),
 }
@@ -109,6 +111,7 @@ impl Definition {
     pub fn governs(&self, work: Work<'_>) -> bool {
         match work {
             Work::Deploy => self.gated.deploy,
+            Work::Update => self.gated.update,
             Work::Command(action) => {
                 is_gated(action) && self.gated.commands.contains(action.name())
             }

@@ -184,6 +184,8 @@ pub struct RevisionView {
     pub proven: bool,
     /// Whether it is what nodes have outside of a rollout.
     pub settled: bool,
+    /// The version of the agent, where the revision is one.
+    pub release: Option<String>,
     /// Its images, by service.
     pub images: BTreeMap<String, String>,
     /// The digest of what is to run.

@@ -12,6 +12,7 @@ pub mod command;
 pub mod content;
 pub mod deployment;
 pub mod node;
+pub mod release;
 pub mod rollout;
 pub mod series;
 pub mod sink;

@@ -24,6 +24,8 @@ pub struct TrustView {
     pub keys: Vec<KeyView>,
     /// The CAs.
     pub authorities: Vec<AuthorityView>,
+    /// Keys that may sign releases: 64 hex digits each.
+    pub release_keys: Vec<String>,
     /// Active nodes that are known to hold this set.
     pub nodes_current: u32,
     /// Active nodes that hold an older one.
@@ -73,6 +75,10 @@ pub enum TrustChange {
     RetireCa,
     /// Take a signing key out of the set.
     RetireSigningKey,
+    /// Believe releases that a key signed.
+    AddReleaseKey,
+    /// Believe them no longer.
+    RemoveReleaseKey,
 }
 
 /// A change of the trust set.

@@ -15,10 +15,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::deployment::desired::{Cause, Commit, Desired, OnFailure, Want};
+use protocol::deployment::desired::{Cause, Commit, Desired, HealthRule, OnFailure, Want};
 use protocol::deployment::observed::{ChangeOutcome, DeploymentResult, DeploymentState, Phase};
 use protocol::down::DownBody;
 use protocol::id::{DeploymentId, NodeId, RolloutId};
+use protocol::release::Update;
 use protocol::time::{UnixMillis, millis};
 
 use super::removals::Removal;
@@ -292,7 +293,19 @@ impl<S: FrameSink> Desk<S> {
                 commit,
             } => {
                 let known = self.fleet.deployments().get(deployment)?;
-                let spec = Arc::clone(&known.revisions.get(&revision)?.spec);
+                let found = known.revisions.get(&revision)?;
+                if let Some(version) = &found.release {
+                    let update = self.update(version, revision, rollout, cause, health)?;
+                    return Some(Order::Other(DownBody::Desired(Box::new(Desired {
+                        deployment,
+                        number: item.number,
+                        name: item.name,
+                        generation: item.generation,
+                        at: item.at,
+                        want: Want::Update(Box::new(update)),
+                    }))));
+                }
+                let spec = Arc::clone(&found.spec);
                 Order::Run(Box::new(RunOrder {
                     deployment,
                     number: item.number,
@@ -316,6 +329,26 @@ impl<S: FrameSink> Desk<S> {
                 at: item.at,
                 want: Want::Remove,
             }))),
+        })
+    }
+
+    /// The order of a version. One that is not kept any more cannot be sent.
+    fn update(
+        &self,
+        version: &str,
+        revision: u32,
+        rollout: Option<RolloutId>,
+        cause: Cause,
+        health: HealthRule,
+    ) -> Option<Update> {
+        let releases = self.fleet.releases();
+        Some(Update {
+            revision,
+            release: releases.get(version)?.signed.clone(),
+            revoked: releases.revoked(),
+            rollout,
+            cause,
+            health,
         })
     }
 

@@ -134,7 +134,7 @@ impl<S: FrameSink> Desk<S> {
             }
             Event::NodeJoined(event) => self.relook(event.node, now),
             Event::NodeApproved(event) => self.relook(event.node, now),
-            Event::DeploymentApplied(_) => {}
+            Event::DeploymentApplied(_) | Event::UpdateApplied(_) => {}
             Event::DeploymentRemoved(event) => self.remove_deployment(event.deployment),
             Event::DeploymentForgotten(event) => self.remove_deployment(event.deployment),
             Event::RolloutStarted(event) => {
@@ -200,6 +200,10 @@ impl<S: FrameSink> Desk<S> {
             | Event::ContentRemoved(_)
             | Event::ArchivePushed(_)
             | Event::ArchiveRemoved(_)
+            | Event::ReleaseAdded(_)
+            // Rollouts to it are aborted by events of their own.
+            | Event::ReleaseRevoked(_)
+            | Event::ReleaseRemoved(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::SinkSet(_)

@@ -550,17 +550,15 @@ impl<S: FrameSink> Desk<S> {
             .into_iter()
             .map(|id| {
                 let running = self.deployments.running.get(&id);
-                (
-                    id,
-                    running.map(|running| self.status(&running.machine, now)),
-                )
+                (id, running.map(|running| self.status(running, now)))
             })
             .collect()
     }
 }
 
 impl<S: FrameSink> Desk<S> {
-    fn status(&self, machine: &Rollout, now: UnixMillis) -> RolloutStatus {
+    fn status(&self, running: &Running, now: UnixMillis) -> RolloutStatus {
+        let machine = &running.machine;
         let course = machine.course();
         let waves = (0..course.wave_count)
             .map(|wave| {
@@ -577,7 +575,7 @@ impl<S: FrameSink> Desk<S> {
                 Stand::Busy | Stand::Done => String::new(),
                 Stand::Soaking { until } => format!("watching the wave until {until}"),
                 Stand::Awaiting { until } => format!("nodes that are away, until {until}"),
-                Stand::Closed => self.first_window(machine, now),
+                Stand::Closed => self.first_window(running, now),
                 Stand::Inconclusive(why) => why.to_string(),
             }
         } else {

@@ -26,10 +26,11 @@ use crate::domain::fleet::cordon::{DrainOutcome, EndDrain};
 use crate::domain::fleet::node::Node;
 use crate::domain::rollout::budget::Group;
 use crate::domain::rollout::event::Kind;
-use crate::domain::rollout::machine::{Input, Rollout};
+use crate::domain::rollout::machine::Input;
 use crate::domain::rollout::target::{TargetState, Withheld};
 use crate::domain::window::Work;
 use crate::uplink::board::DrainStatus;
+use crate::uplink::desk::rollouts::Running;
 use crate::uplink::intake::StoredWant;
 use crate::uplink::sink::FrameSink;
 
@@ -114,14 +115,16 @@ impl<S: FrameSink> Desk<S> {
 
     /// What a rollout waits for whose nodes are outside of their windows: of the first
     /// ones the window that opens first.
-    pub(super) fn first_window(&self, machine: &Rollout, now: UnixMillis) -> String {
+    pub(super) fn first_window(&self, running: &Running, now: UnixMillis) -> String {
+        let work = self.fleet.work_of(running.row.deployment);
+        let machine = &running.machine;
         let windowed = machine
             .rows()
             .filter(|(_, row)| row.state == TargetState::Windowed);
         let waits = windowed.take(WAITS_COUNT_MAX).filter_map(|(node, _)| {
             let record = self.fleet.node(node)?;
             let windows = self.fleet.windows();
-            windows.wait(record.subject(), Work::Deploy, now)
+            windows.wait(record.subject(), work, now)
         });
         waits
             .min_by_key(|wait| wait.until)
@@ -155,7 +158,8 @@ impl<S: FrameSink> Desk<S> {
             let course = &running.row.course;
             let forward = course.kind == Kind::Forward || course.is_completed();
             let windows = self.fleet.windows();
-            let waits = forward && windows.wait(record.subject(), Work::Deploy, now).is_some();
+            let work = self.fleet.work_of(running.row.deployment);
+            let waits = forward && windows.wait(record.subject(), work, now).is_some();
             return waits.then_some(Withheld::Windowed);
         }
         let goes_back = running.row.course.kind == Kind::Rollback && !record.is_drained();

@@ -1,0 +1,293 @@
+//! Making and reading a release where it was built: a folder with archives, and the
+//! signed manifest beside them. Nothing of it needs a controller.
+//!
+//! **Invariant:** what is signed was looked at, whole: the digest and the sizes in a
+//! manifest are those of the file that lies there, and its archive holds plain files
+//! below one folder, with the program in it. A manifest is read by its own name alone.
+
+pub mod key;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use flate2::read::GzDecoder;
+use protocol::ErrorCode;
+use protocol::key::SigningKey;
+use protocol::message;
+use protocol::release::{
+    ARCHIVE_BYTES_MAX, ARCHIVE_FILES_MAX, Archive, MANIFEST_BYTES_MAX, PROGRAM, Release,
+    ReleaseError, SignedRelease, UNPACKED_BYTES_MAX, archive_name, manifest_name,
+};
+use protocol::time::UnixMillis;
+use ring::digest::{Context, SHA256};
+
+use crate::durable;
+
+/// Bytes of headers and padding beside the files of a tar.
+const TAR_OVERHEAD_BYTES: u64 = 64 * 1024;
+
+/// What a release is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Its version.
+    pub version: String,
+    /// The oldest version that it may be installed over.
+    pub from_min: String,
+    /// The newest one; its own version where none is given.
+    pub from_max: Option<String>,
+    /// How long it may be installed.
+    pub lifetime: Duration,
+    /// Now.
+    pub now: UnixMillis,
+}
+
+/// A release in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// As it was signed.
+    pub signed: SignedRelease,
+    /// What it says. Whether its signature holds is for whoever knows the keys.
+    pub release: Release,
+    /// The files of its archives, in the manifest's order.
+    pub files: Vec<PathBuf>,
+}
+
+/// Why a release cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file cannot be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What it says contradicts itself.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+}
+
+impl BundleError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::File { .. } | Self::Invalid { .. } => ErrorCode::ReleaseInvalid,
+            Self::Release(error) => error.code(),
+        }
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BundleError {
+    let path = path.to_owned();
+    move |source| BundleError::File { what, path, source }
+}
+
+fn invalid(path: &Path, reason: impl Into<String>) -> BundleError {
+    BundleError::Invalid {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// Signs a release of the archives in a folder that bear the version, and writes its
+/// manifest beside them. Returns what it says, and the manifest's file.
+///
+/// # Errors
+/// [`BundleError`]; nothing is written then.
+pub fn sign(folder: &Path, key: &SigningKey, ask: &Ask) -> Result<(Release, PathBuf), BundleError> {
+    protocol::release::version(&ask.version)?;
+    let mut archives = Vec::new();
+    let before = archive_name(&ask.version, "");
+    let (begins, ends) = before.split_once("-.").unwrap_or((before.as_str(), ""));
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .map_err(failed("list", folder))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    for name in names {
+        let target = name
+            .strip_prefix(&format!("{begins}-"))
+            .and_then(|rest| rest.strip_suffix(&format!(".{ends}")));
+        let Some(target) = target.filter(|target| !target.is_empty()) else {
+            continue;
+        };
+        archives.push(look(&folder.join(&name), target, &name)?);
+    }
+    if archives.is_empty() {
+        let wanted = archive_name(&ask.version, "TARGET");
+        return Err(invalid(folder, format!("there is no {wanted} in it")));
+    }
+    let release = Release {
+        version: ask.version.clone(),
+        issued_at: ask.now,
+        expires_at: ask.now.after(ask.lifetime),
+        from_min: ask.from_min.clone(),
+        from_max: ask.from_max.clone().unwrap_or_else(|| ask.version.clone()),
+        archives,
+    };
+    release.check()?;
+    let path = folder.join(manifest_name(&ask.version));
+    let bytes = message::encode(&release.sign(key));
+    durable::replace(&path, &bytes).map_err(failed("write", &path))?;
+    Ok((release, path))
+}
+
+/// Reads a release: a manifest, or the one manifest in a folder; and looks at every
+/// archive that it names.
+///
+/// # Errors
+/// [`BundleError`] with the first file that is wrong.
+pub fn open(path: &Path) -> Result<Bundle, BundleError> {
+    let manifest = if path.is_dir() {
+        only_manifest(path)?
+    } else {
+        path.to_owned()
+    };
+    let mut bytes = Vec::new();
+    File::open(&manifest)
+        .and_then(|file| {
+            file.take(MANIFEST_BYTES_MAX as u64 * 2)
+                .read_to_end(&mut bytes)
+        })
+        .map_err(failed("read", &manifest))?;
+    let signed: SignedRelease = message::decode_exactly(&bytes)
+        .map_err(|why| invalid(&manifest, format!("it is no signed manifest: {why}")))?;
+    let release: Release = message::decode_exactly(&signed.bytes)
+        .map_err(|why| invalid(&manifest, format!("it is no manifest: {why}")))?;
+    release.check()?;
+    let name = manifest_name(&release.version);
+    if manifest
+        .file_name()
+        .is_none_or(|found| found != name.as_str())
+    {
+        let version = &release.version;
+        return Err(invalid(
+            &manifest,
+            format!("it is signed as version {version}, whose manifest is named {name}"),
+        ));
+    }
+    let folder = manifest.parent().unwrap_or(Path::new("."));
+    let mut files = Vec::new();
+    for archive in &release.archives {
+        let file = folder.join(&archive.name);
+        let found = look(&file, &archive.target, &archive.name)?;
+        if found != *archive {
+            return Err(invalid(
+                &file,
+                format!(
+                    "it has {} bytes with the SHA-256 {}, and was signed with {} and {}",
+                    found.bytes, found.sha256, archive.bytes, archive.sha256
+                ),
+            ));
+        }
+        files.push(file);
+    }
+    Ok(Bundle {
+        signed,
+        release,
+        files,
+    })
+}
+
+fn only_manifest(folder: &Path) -> Result<PathBuf, BundleError> {
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(failed("list", folder))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "release"))
+        .collect();
+    match (found.pop(), found.len()) {
+        (Some(only), 0) => Ok(only),
+        (None, _) => Err(invalid(folder, "there is no manifest (*.release) in it")),
+        (Some(_), more) => Err(invalid(
+            folder,
+            format!("there are {} manifests in it; name one", more + 1),
+        )),
+    }
+}
+
+/// Looks at an archive: its digest, and what it unpacks to.
+fn look(path: &Path, target: &str, name: &str) -> Result<Archive, BundleError> {
+    let file = File::open(path).map_err(failed("read", path))?;
+    let bytes = file.metadata().map_err(failed("read", path))?.len();
+    if bytes > ARCHIVE_BYTES_MAX {
+        let reason = format!("it has {bytes} bytes; at most {ARCHIVE_BYTES_MAX}");
+        return Err(invalid(path, reason));
+    }
+    let unpacked_bytes = inspect(file).map_err(|reason| invalid(path, reason))?;
+    let mut hash = Context::new(&SHA256);
+    let mut reader = BufReader::new(File::open(path).map_err(failed("read", path))?);
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        let count = reader.read(&mut part).map_err(failed("read", path))?;
+        let Some(read) = part.get(..count).filter(|read| !read.is_empty()) else {
+            break;
+        };
+        hash.update(read);
+    }
+    Ok(Archive {
+        target: target.to_owned(),
+        name: name.to_owned(),
+        bytes,
+        sha256: HEXLOWER.encode(hash.finish().as_ref()),
+        unpacked_bytes,
+    })
+}
+
+/// Reads an archive through, within the bounds of a release. Returns the bytes of its
+/// files.
+fn inspect(reader: impl Read) -> Result<u64, String> {
+    let bound = UNPACKED_BYTES_MAX + TAR_OVERHEAD_BYTES;
+    let mut tar = tar::Archive::new(GzDecoder::new(reader).take(bound));
+    let damaged = |error: io::Error| format!("it cannot be read: {error}");
+    let (mut unpacked, mut count, mut has_program) = (0_u64, 0, false);
+    for entry in tar.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let path = entry.path().map_err(damaged)?.into_owned();
+        let shown = path.display();
+        let down = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !path.components().all(down) {
+            return Err(format!("{shown} leads out of it"));
+        }
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            continue;
+        }
+        if !kind.is_file() {
+            return Err(format!("{shown} is no plain file ({kind:?})"));
+        }
+        has_program |= path.strip_prefix(".").unwrap_or(&path) == Path::new(PROGRAM);
+        count += 1;
+        unpacked = unpacked.saturating_add(entry.size());
+        if count > ARCHIVE_FILES_MAX || unpacked > UNPACKED_BYTES_MAX {
+            return Err(format!(
+                "it has more than {ARCHIVE_FILES_MAX} files or {UNPACKED_BYTES_MAX} bytes"
+            ));
+        }
+        let read = io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
+        if read != entry.size() {
+            return Err(format!("{shown} ends early"));
+        }
+    }
+    if has_program {
+        Ok(unpacked)
+    } else {
+        Err(format!("there is no {PROGRAM} in it"))
+    }
+}
