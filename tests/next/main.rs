@@ -72,6 +72,11 @@ fn state_dir(arguments: &[String]) -> PathBuf {
     PathBuf::from(given.map_or("/var/lib/flotilla-agent", String::as_str))
 }
 
+#[expect(clippy::exit, reason = "a program that dies, on purpose")]
+fn die() -> ! {
+    std::process::exit(1);
+}
+
 fn die_once_proven(state: &Path) {
     let layout = Layout::below(state);
     thread::spawn(move || {
@@ -80,7 +85,7 @@ fn die_once_proven(state: &Path) {
             if record.is_some_and(|record| record.phase == Phase::Proven) {
                 // So that its result is on its way.
                 rest(Duration::from_secs(2));
-                std::process::exit(1);
+                die();
             }
             rest(Duration::from_millis(100));
         }

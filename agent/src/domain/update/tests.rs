@@ -236,10 +236,11 @@ fn ask(update: &Update, stage: &Stage, record: Option<&UpdateRecord>, seen: Seen
 
 #[track_caller]
 fn refused(update: &Update, seen: Seen<'_>) -> ErrorCode {
-    match ask(update, &Stage::New, None, seen) {
-        Next::Refuse(code, _) => code,
-        other => panic!("it is not refused: {other:?}"),
-    }
+    let next = ask(update, &Stage::New, None, seen);
+    let Next::Refuse(code, _) = next else {
+        panic!("it is not refused: {next:?}");
+    };
+    code
 }
 
 #[test]
