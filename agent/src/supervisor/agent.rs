@@ -377,7 +377,6 @@ impl Parts {
         let (uplink_state, uplink_rx) = watch::channel(uplink::State::default());
         let (reload_tx, reload_rx) = mpsc::channel(4);
         let asked = self.signals(&mut supervisor)?;
-
         let admit = self.admit(ends.status.clone());
         self.start_commands(
             &mut supervisor,

@@ -1,6 +1,7 @@
 //! Everything that can be asked for and would change the fleet.
 
 use protocol::id::{ApiKeyId, NodeId, RolloutId};
+use protocol::selector::Selector;
 
 use crate::domain::access::caller::Caller;
 use crate::domain::access::manage::{
@@ -262,14 +263,7 @@ impl Operation {
                 resolve(fleet, &asked.on, &asked.action)?.nodes,
             ),
             Self::CancelCommand(asked) => cancel_authority(fleet, caller, asked),
-            Self::ApplyDeployment(asked) => Authority::Permission(
-                Permission::of("deployment", "apply"),
-                touched(
-                    fleet,
-                    fleet.deployments().named(&asked.name).map(AsRef::as_ref),
-                    Some(&asked.selector),
-                ),
-            ),
+            Self::ApplyDeployment(asked) => applying(fleet, &asked.name, &asked.selector),
             Self::RollBackDeployment(asked) => {
                 let deployment = fleet.deployments().existing(asked.deployment)?;
                 let to = asked.to.and_then(|to| deployment.revisions.get(&to));
@@ -292,14 +286,7 @@ impl Operation {
             Self::AddRelease(_) => whole("release", "add"),
             Self::RevokeRelease(_) => whole("release", "revoke"),
             Self::RemoveRelease(_) => whole("release", "remove"),
-            Self::ApplyUpdate(asked) => Authority::Permission(
-                Permission::of("deployment", "apply"),
-                touched(
-                    fleet,
-                    fleet.deployments().named(&asked.name).map(AsRef::as_ref),
-                    Some(&asked.selector),
-                ),
-            ),
+            Self::ApplyUpdate(asked) => applying(fleet, &asked.name, &asked.selector),
             Self::SetSink(_) => whole("sink", "set"),
             Self::RemoveSink(_) => whole("sink", "remove"),
             Self::DefineBreaker(_) | Self::RemoveBreaker(_) | Self::SetLease(_) => {
@@ -329,6 +316,15 @@ impl Operation {
             Self::AbortRollout(asked) => steering(fleet, asked.rollout, "abort")?,
         })
     }
+}
+
+/// To give a deployment a revision, on every node that it touches.
+fn applying(fleet: &Fleet, name: &str, selector: &Selector) -> Authority {
+    let known = fleet.deployments().named(name).map(AsRef::as_ref);
+    Authority::Permission(
+        Permission::of("deployment", "apply"),
+        touched(fleet, known, Some(selector)),
+    )
 }
 
 /// The permission to change an API key; whoever it belongs to may without.

@@ -18,6 +18,7 @@ use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
+use crate::domain::fleet::event::{NodeRelabelled, NodeRenamed};
 use crate::domain::session::{Load, Order};
 use crate::uplink::dispatch::{Dispatch, Overdue, Settled};
 use crate::uplink::intake::{
@@ -124,13 +125,10 @@ impl<S: FrameSink> Desk<S> {
                 self.set_aside(&event.nodes, now);
                 self.begin_drains(&event.nodes);
             }
-            Event::NodeRenamed(event) => {
-                self.order_labels(event.node, now);
-                self.relook(event.node, now);
-            }
-            Event::NodeRelabelled(event) => {
-                self.order_labels(event.node, now);
-                self.relook(event.node, now);
+            Event::NodeRenamed(NodeRenamed { node, .. })
+            | Event::NodeRelabelled(NodeRelabelled { node, .. }) => {
+                self.order_labels(*node, now);
+                self.relook(*node, now);
             }
             Event::NodeJoined(event) => self.relook(event.node, now),
             Event::NodeApproved(event) => self.relook(event.node, now),
@@ -201,7 +199,6 @@ impl<S: FrameSink> Desk<S> {
             | Event::ArchivePushed(_)
             | Event::ArchiveRemoved(_)
             | Event::ReleaseAdded(_)
-            // Rollouts to it are aborted by events of their own.
             | Event::ReleaseRevoked(_)
             | Event::ReleaseRemoved(_)
             | Event::RequestDenied(_)
