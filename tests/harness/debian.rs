@@ -66,7 +66,7 @@ impl Debian {
             .args(["--mount", "--uts", "--ipc", "--net", "--pid"])
             .args(["--root", "--wd", "--", "sh", "-ec", script])
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")
             .output()
             .expect("nsenter can be started")

@@ -17,6 +17,10 @@ const HASTE: &str = "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\nRestartSec=
 /// Installs a package of the controller and starts it; its operator is root.
 fn controller(debian: &Debian, package: &str) {
     debian.install(package);
+    start_controller(debian);
+}
+
+fn start_controller(debian: &Debian) {
     debian.run(
         "sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
                 s/^#names = .*/names = [\"127.0.0.1\"]/' /etc/flotilla/controller.toml
@@ -29,6 +33,10 @@ fn controller(debian: &Debian, package: &str) {
 /// Installs a package of the agent, joins and starts it.
 fn agent(debian: &Debian, package: &str) {
     debian.install(package);
+    join(debian);
+}
+
+fn join(debian: &Debian) {
     debian.run(
         "flotilla token create --expires 1h -o json | grep -o 'flj1_[^\"]*' > /run/token
          flotilla-agent join --token-file /run/token
@@ -334,4 +342,51 @@ fn boot_ends_a_broken_update_on_the_version_before_and_keeps_a_good_one() {
         version().contains("0.1.0")
     });
     wait_up(&debian);
+}
+
+#[test]
+fn boot_from_an_archive_installs_upgrades_and_keeps_what_the_node_knows() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    debian.run("mkdir /opt/archive && tar -xzf /packages/flotilla-*.tar.gz -C /opt/archive --strip-components=1");
+    debian.run("/opt/archive/install.sh controller");
+    start_controller(&debian);
+    debian.run("/opt/archive/install.sh agent");
+    join(&debian);
+    let node = debian.run("flotilla node list -o json | grep -o '\"id\": *\"[^\"]*\"' | head -n 1");
+
+    // What was configured is kept, and a service that runs gets the new program.
+    debian.run("echo '# ours' >> /etc/flotilla/agent.toml");
+    let before = debian.property("flotilla-agent", "MainPID");
+    debian.run("/opt/archive/install.sh agent");
+    wait_another(&debian, "flotilla-agent", &before);
+    wait_up(&debian);
+    debian.run("grep -q '# ours' /etc/flotilla/agent.toml");
+
+    // Nothing of the program is left, and all of the node's.
+    debian.run("/opt/archive/install.sh --uninstall agent");
+    debian.run(
+        "test ! -e /usr/local/bin/flotilla-agent
+         test ! -e /etc/systemd/system/flotilla-agent.service
+         ! ls /usr/local/share/man/man1/flotilla-agent*
+         test -e /usr/local/bin/flotilla -a -e /usr/local/share/man/man1/flotilla-run.1
+         test -s /var/lib/flotilla-agent/agent.redb
+         grep -q '# ours' /etc/flotilla/agent.toml",
+    );
+    debian.run("/opt/archive/install.sh agent && systemctl start flotilla-agent");
+    wait_up(&debian);
+    let again =
+        debian.run("flotilla node list -o json | grep -o '\"id\": *\"[^\"]*\"' | head -n 1");
+    assert_eq!(node, again, "the same node comes back");
+
+    // It does not install over a package, nor guess what is wanted.
+    for (asked, code) in [("", 64), ("both", 64), ("agent --prefix", 64)] {
+        let refused = debian.try_run(&format!("/opt/archive/install.sh {asked}"));
+        assert_eq!(refused.status.code(), Some(code), "{asked}");
+    }
+    debian.run("touch /usr/bin/flotilla-agent");
+    let refused = debian.try_run("/opt/archive/install.sh agent");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("remove the package first"));
 }

@@ -10,6 +10,8 @@ mod alert;
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod arm;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod boot;

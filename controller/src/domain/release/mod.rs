@@ -2,7 +2,7 @@
 //!
 //! A release comes signed from outside; whoever holds the controller cannot make one.
 //! An update is a deployment whose revisions name a release in place of a project:
-//! [`apply`] makes one, and everything else of it is a deployment's.
+//! [`update`] makes one, and everything else of it is a deployment's.
 //!
 //! **Invariant:** a version means one manifest for ever. A revoked release is not
 //! rolled out any more, and rollouts to it that are open are aborted with its
