@@ -213,12 +213,16 @@ pub async fn run(
     let (supervisor, asked) = parts.start(ends)?;
     tell(&[NotifyState::Ready]);
     tracing::info!(version = program::version(), "the agent runs");
-    let last = core.clone();
+    let (last, relaunches) = (core.clone(), Arc::clone(&relaunch));
     let ended = supervisor
         .run(
             async move {
                 asked.cancelled().await;
-                tell(&[NotifyState::Stopping]);
+                // The service goes on when another version takes the process over:
+                // systemd would kill what it was told to be stopping.
+                if !relaunches.load(Ordering::Relaxed) {
+                    tell(&[NotifyState::Stopping]);
+                }
             },
             async move || {
                 // An answer means that every result before it is with the core.

@@ -346,7 +346,7 @@ mod tests {
         }
         // A text that does not parse would have been left out in silence.
         let parts: usize = roles.iter().map(|role| role.permissions.len()).sum();
-        assert_eq!(parts, 1 + 10 + 12 + 13 + 1 + 5);
+        assert_eq!(parts, 1 + 10 + 13 + 14 + 1 + 5);
     }
 
     #[test]
