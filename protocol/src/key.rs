@@ -74,6 +74,13 @@ impl SigningKey {
         signature.copy_from_slice(self.pair.sign(bytes).as_ref());
         signature
     }
+
+    /// Signs bytes as what `domain` names, so that the signature is one over nothing
+    /// else.
+    #[must_use]
+    pub fn sign_as(&self, domain: &[u8], bytes: &[u8]) -> Vec<u8> {
+        self.sign(&[domain, bytes].concat()).to_vec()
+    }
 }
 
 impl fmt::Debug for SigningKey {
@@ -108,6 +115,26 @@ impl PublicKey {
             .verify(bytes, signature)
             .is_ok()
     }
+
+    /// Whether the signature is this key's over bytes as what `domain` names; see
+    /// [`SigningKey::sign_as`].
+    #[must_use]
+    pub fn verifies_as(&self, domain: &[u8], bytes: &[u8], signature: &[u8]) -> bool {
+        signature.len() == SIGNATURE_BYTES && self.verifies(&[domain, bytes].concat(), signature)
+    }
+}
+
+/// Whether one of `keys` signed bytes as what `domain` names: the one with that id.
+#[must_use]
+pub fn is_signed_by(
+    keys: &[PublicKey],
+    id: KeyId,
+    domain: &[u8],
+    bytes: &[u8],
+    signature: &[u8],
+) -> bool {
+    keys.iter()
+        .any(|key| key.id() == id && key.verifies_as(domain, bytes, signature))
 }
 
 impl fmt::Display for PublicKey {

@@ -21,7 +21,7 @@ use crate::breaker::rule::PROBES_COUNT_MAX;
 use crate::condition::Rule;
 use crate::condition::expression::EXPRESSION_BYTES_MAX;
 use crate::id::{DeploymentId, FleetId, NodeId};
-use crate::key::{KeyId, PublicKey, SIGNATURE_BYTES, SigningKey};
+use crate::key::{KeyId, PublicKey, SigningKey, is_signed_by};
 use crate::message::{self, Kind, Message};
 use crate::selector::{Selector, Subject};
 use crate::time::UnixMillis;
@@ -347,11 +347,10 @@ impl Policy {
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> SignedPolicy {
         let bytes = message::encode(self);
-        let signature = key.sign(&[DOMAIN, &bytes].concat()).to_vec();
         SignedPolicy {
+            signature: key.sign_as(DOMAIN, &bytes),
             bytes,
             key: key.public().id(),
-            signature,
         }
     }
 }
@@ -479,12 +478,7 @@ impl SignedPolicy {
         held: u64,
     ) -> Result<Policy, PolicyError> {
         self.check_size()?;
-        let signed = [DOMAIN, &self.bytes].concat();
-        let holds = self.signature.len() == SIGNATURE_BYTES
-            && keys
-                .iter()
-                .any(|key| key.id() == self.key && key.verifies(&signed, &self.signature));
-        if !holds {
+        if !is_signed_by(keys, self.key, DOMAIN, &self.bytes, &self.signature) {
             return Err(PolicyError::BadSignature);
         }
         let policy = self.read()?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::ErrorCode;
 use crate::deployment::desired::{Cause, HealthRule};
 use crate::id::RolloutId;
-use crate::key::{KeyId, PublicKey, SIGNATURE_BYTES, SigningKey};
+use crate::key::{KeyId, PublicKey, SigningKey, is_signed_by};
 use crate::message;
 use crate::time::UnixMillis;
 
@@ -242,11 +242,10 @@ impl Release {
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> SignedRelease {
         let bytes = message::encode(self);
-        let signature = key.sign(&[DOMAIN, &bytes].concat()).to_vec();
         SignedRelease {
+            signature: key.sign_as(DOMAIN, &bytes),
             bytes,
             key: key.public().id(),
-            signature,
         }
     }
 
@@ -356,12 +355,7 @@ impl SignedRelease {
                 self.bytes.len()
             )));
         }
-        let signed = [DOMAIN, &self.bytes].concat();
-        let holds = self.signature.len() == SIGNATURE_BYTES
-            && keys
-                .iter()
-                .any(|key| key.id() == self.key && key.verifies(&signed, &self.signature));
-        if !holds {
+        if !is_signed_by(keys, self.key, DOMAIN, &self.bytes, &self.signature) {
             return Err(ReleaseError::Untrusted(self.key));
         }
         let release: Release =

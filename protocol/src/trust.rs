@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ErrorCode;
 use crate::id::FleetId;
-use crate::key::{KeyId, PublicKey, SIGNATURE_BYTES, SigningKey};
+use crate::key::{KeyId, PublicKey, SigningKey};
 use crate::message;
 use crate::time::UnixMillis;
 
@@ -86,8 +86,10 @@ impl TrustSet {
     #[must_use]
     pub fn sign(&self, root: &SigningKey) -> SignedTrust {
         let bytes = message::encode(self);
-        let signature = root.sign(&[DOMAIN, &bytes].concat()).to_vec();
-        SignedTrust { bytes, signature }
+        SignedTrust {
+            signature: root.sign_as(DOMAIN, &bytes),
+            bytes,
+        }
     }
 
     /// The controller key with that id.
@@ -112,9 +114,7 @@ impl SignedTrust {
         fleet: FleetId,
         held: u64,
     ) -> Result<TrustSet, TrustError> {
-        if self.signature.len() != SIGNATURE_BYTES
-            || !root.verifies(&[DOMAIN, &self.bytes].concat(), &self.signature)
-        {
+        if !root.verifies_as(DOMAIN, &self.bytes, &self.signature) {
             return Err(TrustError::BadSignature);
         }
         let set: TrustSet = message::decode_exactly(&self.bytes).map_err(TrustError::Malformed)?;
