@@ -24,7 +24,7 @@ use crate::supervisor::Stopped;
 use crate::tls::{self, ClientIdentity};
 use crate::update::launcher::{self, Launched, Launcher, Launching};
 use crate::update::layout::{Layout, LayoutError};
-use crate::update::task::SelfTest;
+use crate::update::prepare::SelfTest;
 use crate::{status, support, telemetry};
 
 /// Measures this host, obeys its fleet's controller, keeps what must not be lost.
@@ -412,8 +412,7 @@ fn roll_back(source: &Source, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
         });
     };
     let reason = "an operator went back at the node";
-    layout.keep(&record.reverted(reason)).map_err(on_disk)?;
-    layout.select(&record.from).map_err(on_disk)?;
+    layout.enact(&record.reverted(reason)).map_err(on_disk)?;
     let text = format!(
         "version {} is selected again, in place of {}",
         record.from_version, record.version

@@ -40,6 +40,7 @@ pub mod dependency;
 pub mod deploy;
 pub mod doctor;
 pub mod domain;
+mod durable;
 pub mod enrol;
 pub mod exit;
 pub mod node;

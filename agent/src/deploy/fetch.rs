@@ -24,8 +24,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::Note;
-use super::files::make_private;
 use crate::domain::deployment::machine::{Class, StepError};
+use crate::durable;
 use crate::status::bytes;
 
 /// Bytes read at a time when what is there of an archive is hashed.
@@ -260,7 +260,7 @@ pub async fn download(
 ) -> Result<(), StepError> {
     let not_written = |error: io::Error| wanted.not_written(&error);
     if let Some(folder) = path.parent() {
-        make_private(folder).map_err(not_written)?;
+        durable::make_private(folder).map_err(not_written)?;
     }
     let (mut hash, mut offset) = hash_of(path).await.map_err(not_written)?;
     let mut file = tokio::fs::OpenOptions::new()

@@ -8,14 +8,15 @@
 //! under another name and renamed. Names are made from checked parts alone.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use protocol::id::DeploymentId;
 
 use crate::domain::deployment::observed::FileCopy;
+use crate::durable;
 
 /// Mode bits that a mounted file may have; a setuid bit from the wire is none.
 const MODE_MASK: u32 = 0o777;
@@ -76,12 +77,9 @@ impl Files {
     /// What the system says.
     pub fn put(&self, deployment: DeploymentId, copy: &FileCopy, content: &[u8]) -> io::Result<()> {
         let folder = self.folder(deployment);
-        make_private(&folder)?;
+        durable::make_private(&folder)?;
         let fresh = folder.join(".new");
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        durable::remove(&fresh)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -95,7 +93,7 @@ impl Files {
         std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
         file.sync_all()?;
         std::fs::rename(&fresh, self.path(deployment, copy))?;
-        File::open(&folder)?.sync_all()
+        durable::sync(&folder)
     }
 
     /// Removes the copies that are not to be kept, and the folder when none is.
@@ -109,18 +107,10 @@ impl Files {
             }
         }
         if keep.is_empty() {
-            return match std::fs::remove_dir_all(self.folder(deployment)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            };
+            return durable::remove_tree(&self.folder(deployment));
         }
         Ok(())
     }
-}
-
-/// Makes a directory that only its owner may enter, and those above it.
-pub(super) fn make_private(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn read_name(name: &str) -> Option<FileCopy> {

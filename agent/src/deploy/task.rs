@@ -121,7 +121,9 @@ where
         {
             let mut driven = lock(&driven);
             driven.retain(|deployment, _| records.contains_key(deployment));
-            let projects = records.iter().filter(|(_, record)| !record.is_update());
+            let projects = records
+                .iter()
+                .filter(|(_, record)| record.update().is_none());
             for (deployment, record) in projects {
                 if let Some(one) = driven.get(deployment) {
                     one.records.send_if_modified(|held| {
@@ -145,7 +147,7 @@ where
         }
         let wanted = records
             .values()
-            .any(|record| !record.is_gone() && !record.is_update());
+            .any(|record| !record.is_gone() && record.update().is_none());
         let watching = watch_engine(&shared.hands.runtime, &driven, wanted);
         let mut watching = std::pin::pin!(watching);
         loop {

@@ -12,5 +12,6 @@ pub mod ledger;
 pub mod outbox;
 pub mod session;
 pub mod spool;
+pub mod stored;
 pub mod time;
 pub mod update;

@@ -9,9 +9,9 @@
 //! identity/identity.toml  fleet, node, name, addresses, root key
 //! ```
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::extensions::ParsedExtension;
 use zeroize::Zeroizing;
 
+use crate::durable;
 use crate::node::Identity;
 
 pub(super) const NODE_KEY: &str = "node.key";
@@ -313,28 +314,6 @@ fn written(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
     move |source| IdentityError::Write { path, source }
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// Makes a directory of these files, whole or not at all. One that is there already
 /// is kept as the previous one.
 pub(super) fn place(dir: &Path, files: &[NewFile]) -> Result<(), IdentityError> {
@@ -342,19 +321,15 @@ pub(super) fn place(dir: &Path, files: &[NewFile]) -> Result<(), IdentityError> 
     let result = fill(&fresh, files).and_then(|()| swap(&fresh, dir));
     if result.is_err() {
         // What is left would hold keys; the error that led here says more.
-        drop(remove_tree(&fresh));
+        drop(durable::remove_tree(&fresh));
     }
     result
 }
 
 fn fill(fresh: &Path, files: &[NewFile]) -> Result<(), IdentityError> {
-    remove_tree(fresh).map_err(written(fresh))?;
+    durable::remove_tree(fresh).map_err(written(fresh))?;
     if let Some(parent) = fresh.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(written(parent))?;
+        durable::make_private(parent).map_err(written(parent))?;
     }
     DirBuilder::new()
         .mode(0o700)
@@ -362,32 +337,27 @@ fn fill(fresh: &Path, files: &[NewFile]) -> Result<(), IdentityError> {
         .map_err(written(fresh))?;
     for file in files {
         let path = fresh.join(file.name);
-        write_synced(&path, &file.bytes).map_err(written(&path))?;
+        durable::write(&path, &file.bytes).map_err(written(&path))?;
     }
-    sync_dir(fresh).map_err(written(fresh))
+    durable::sync(fresh).map_err(written(fresh))
 }
 
 fn swap(fresh: &Path, dir: &Path) -> Result<(), IdentityError> {
     if dir.exists() {
         let previous = previous_identity(dir);
-        remove_tree(&previous).map_err(written(&previous))?;
+        durable::remove_tree(&previous).map_err(written(&previous))?;
         std::fs::rename(dir, &previous).map_err(written(&previous))?;
     }
     std::fs::rename(fresh, dir).map_err(written(dir))?;
     match dir.parent() {
-        Some(parent) => sync_dir(parent).map_err(written(parent)),
+        Some(parent) => durable::sync(parent).map_err(written(parent)),
         None => Ok(()),
     }
 }
 
 /// Replaces one file in the directory.
 pub(super) fn replace(dir: &Path, file: &NewFile) -> Result<(), IdentityError> {
-    let path = dir.join(file.name);
-    let fresh = dir.join(format!(".{}.new", file.name));
-    write_synced(&fresh, &file.bytes)
-        .and_then(|()| std::fs::rename(&fresh, &path))
-        .and_then(|()| sync_dir(dir))
-        .map_err(written(&path))
+    durable::replace(dir, file.name, &file.bytes).map_err(written(&dir.join(file.name)))
 }
 
 /// Changes `identity.toml`.

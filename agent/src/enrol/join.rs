@@ -236,7 +236,7 @@ impl Draft {
             NewFile::new(WAITING, text),
         ];
         // Keys that waited under another token, or these very ones.
-        files::remove_tree(dir).map_err(|source| {
+        crate::durable::remove_tree(dir).map_err(|source| {
             JoinError::Files(IdentityError::Write {
                 path: dir.to_owned(),
                 source,

@@ -54,7 +54,7 @@ impl Store {
         self.urgent = true;
         if let Some(record) = self.deployments.get(&desired.deployment) {
             // An agent keeps the version that it has: there is nothing to be removed.
-            let stays = record.is_update() && matches!(desired.want, Want::Remove);
+            let stays = record.update().is_some() && matches!(desired.want, Want::Remove);
             let transition = record.take(desired, now);
             let stayed = stays.then(|| transition.record.succeed(now));
             self.keep(transition);

@@ -30,6 +30,8 @@ use serde::de::DeserializeOwned;
 use super::disk::{Change, Disk, DiskError, Image, Meta, Stored};
 use super::reserve::Reserve;
 use crate::domain::deployment::record::Record;
+use crate::domain::stored;
+use crate::durable;
 
 /// The layout of the tables. Raised when one of them changes; an older agent
 /// refuses it. A table or a key that is added does not raise it: it is empty in an
@@ -278,13 +280,9 @@ impl RedbDisk {
         let Some(bytes) = bytes else {
             return Ok(None);
         };
-        match bytes.split_first() {
-            Some((&FORMAT, body)) => message::decode_exactly(body)
-                .map(Some)
-                .map_err(|reason| self.corrupt(&format!("its {key} is damaged: {reason}"))),
-            Some((format, _)) => Err(self.corrupt(&format!("its {key} has format {format}"))),
-            None => Err(self.corrupt(&format!("its {key} is empty"))),
-        }
+        stored::decode(FORMAT, &bytes, &format!("its {key}"))
+            .map(Some)
+            .map_err(|reason| self.corrupt(&reason))
     }
 
     fn stored(&self, bytes: &[u8]) -> Result<Stored, DiskError> {
@@ -357,9 +355,7 @@ impl RedbDisk {
 }
 
 fn versioned<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
-    bytes.extend(message::encode(value));
-    bytes
+    stored::encode(FORMAT, value)
 }
 
 fn key(stream: Stream, seq: u64) -> (u8, u64) {
@@ -509,11 +505,7 @@ fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
 /// Makes a whole, empty database under another name and renames it.
 fn create_file(path: &Path) -> io::Result<()> {
     let fresh = path.with_extension("redb.new");
-    match std::fs::remove_file(&fresh) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
+    durable::remove(&fresh)?;
     let made = Builder::new()
         .set_cache_size(CACHE_BYTES)
         .create_with_backend(
@@ -526,7 +518,7 @@ fn create_file(path: &Path) -> io::Result<()> {
     }
     std::fs::rename(&fresh, path)?;
     if let Some(parent) = path.parent() {
-        File::open(parent)?.sync_all()?;
+        durable::sync(parent)?;
     }
     Ok(())
 }

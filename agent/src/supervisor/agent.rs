@@ -27,6 +27,7 @@ use crate::dependency::Dependencies;
 use crate::deploy;
 use crate::deploy::files::Files;
 use crate::domain::gate::{Admit, Named};
+use crate::durable;
 use crate::enrol::{self, IdentityError, Loaded, Summary};
 use crate::exit::Exit;
 use crate::node::Setup;
@@ -40,6 +41,7 @@ use crate::tls::{self, ClientIdentity, TlsError};
 use crate::update;
 use crate::update::launcher::Launched;
 use crate::update::layout::Layout;
+use crate::update::prepare::Preparation;
 use crate::uplink::{self, Target};
 
 /// Orders and events between bridge and executor: a slot's worth each. When full,
@@ -251,15 +253,10 @@ pub async fn run(
 }
 
 fn make_private(dir: &Path) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| RunError::Directory {
-            path: dir.to_owned(),
-            source,
-        })
+    durable::make_private(dir).map_err(|source| RunError::Directory {
+        path: dir.to_owned(),
+        source,
+    })
 }
 
 fn client_tls(loaded: &Loaded, clock: &Clock) -> Result<Arc<ClientConfig>, RunError> {
@@ -652,11 +649,14 @@ impl Parts {
         let (moment, controller) = (self.clock.clone(), self.clock.clone());
         let context = update::task::Context {
             core: self.core.clone(),
-            fetcher: ends.downloads,
-            layout: Layout::below(&self.config.dirs.state),
+            preparation: Preparation {
+                fetcher: ends.downloads,
+                layout: Layout::below(&self.config.dirs.state),
+                bytes_per_s_max: self.config.update.bytes_per_s_max,
+                self_test: self.start.self_test.clone(),
+            },
             launched: self.start.launched.clone(),
-            settings: self.config.update.clone(),
-            self_test: self.start.self_test.clone(),
+            enabled: self.config.update.enabled,
             deployments: ends.deployments,
             node: ends.node,
             keys: self.loaded.identity.trust.release_keys.clone(),

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::layout::Layout;
 use crate::domain::update::record::{Phase, UpdateRecord};
+use crate::durable;
 use crate::exit::Exit;
 
 /// The version must say that it is ready within this. The unit gives two minutes.
@@ -30,9 +31,6 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(120);
 
 /// An ordered end may take this long; see the supervisor's own bound.
 const END_WITHIN: Duration = Duration::from_secs(15);
-
-/// How often the record and the deadlines are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A notification is a few short lines.
 const NOTE_BYTES_MAX: usize = 4096;
@@ -112,10 +110,7 @@ pub async fn watch(
     signals: &mut Signals,
 ) -> io::Result<Watched> {
     let alive_within = start.alive_within.unwrap_or(ALIVE_WITHIN);
-    match std::fs::remove_file(&start.socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    durable::remove(&start.socket)?;
     let inbox = UnixDatagram::bind(&start.socket)?;
     let mut child = Command::new(start.program)
         .args(start.arguments)
@@ -125,11 +120,17 @@ pub async fn watch(
         .kill_on_drop(true)
         .spawn()?;
     let began = Instant::now();
-    let window = began + Duration::from_millis(record.window_ms);
+    // None once the version has confirmed itself.
+    let mut window = Some(began + Duration::from_millis(record.window_ms));
     let mut heard = Heard::default();
     let mut asked_at: Option<Instant> = None;
     let mut note = vec![0; NOTE_BYTES_MAX];
     let watched = loop {
+        let due = heard.due(began, alive_within);
+        let wakes = match asked_at {
+            Some(asked_at) => asked_at + END_WITHIN,
+            None => window.map_or(due, |window| window.min(due)),
+        };
         tokio::select! {
             ended = child.wait() => break ended_as(ended?, asked_at.is_some()),
             received = inbox.recv(&mut note) => {
@@ -140,35 +141,40 @@ pub async fn watch(
             _ = signals.terminate.recv() => ask_to_end(&child, &mut asked_at),
             _ = signals.interrupt.recv() => ask_to_end(&child, &mut asked_at),
             _ = signals.hangup.recv() => send(&child, Signal::HUP),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep_until(wakes) => {}
         }
         let now = Instant::now();
         if let Some(asked_at) = asked_at {
-            if now > asked_at + END_WITHIN {
+            if now >= asked_at + END_WITHIN {
                 child.kill().await?;
                 break Watched::Stopped;
             }
             continue;
         }
-        let on_trial = layout
-            .record()
-            .is_ok_and(|kept| kept.is_some_and(|kept| kept.phase == Phase::Trial));
-        let wrong = heard.wrong(now, began, alive_within);
-        if let Some(reason) = wrong {
+        if let Some(reason) = heard.wrong(now, began, alive_within) {
             end(&mut child).await?;
             break Watched::Ended(reason);
         }
-        if on_trial && now > window {
-            end(&mut child).await?;
-            break Watched::GiveUp(format!(
-                "version {} did not confirm itself within {} s",
-                record.version,
-                record.window_ms / 1000
-            ));
+        if window.is_some_and(|window| now >= window) {
+            if is_on_trial(layout) {
+                end(&mut child).await?;
+                break Watched::GiveUp(format!(
+                    "version {} did not confirm itself within {} s",
+                    record.version,
+                    record.window_ms / 1000
+                ));
+            }
+            window = None;
         }
     };
     drop(std::fs::remove_file(&start.socket));
     Ok(watched)
+}
+
+/// Whether the version that is watched has not written down that it is proven.
+fn is_on_trial(layout: &Layout) -> bool {
+    let kept = layout.record().ok().flatten();
+    kept.is_some_and(|kept| kept.phase == Phase::Trial)
 }
 
 impl Heard {
@@ -181,13 +187,23 @@ impl Heard {
     }
 
     fn wrong(&self, now: Instant, began: Instant, alive_within: Duration) -> Option<String> {
-        if !self.ready && now > began + READY_WITHIN.min(alive_within) {
-            let seconds = READY_WITHIN.min(alive_within).as_secs();
-            return Some(format!("it was not ready within {seconds} s"));
+        if now < self.due(began, alive_within) {
+            return None;
         }
-        let alive_at = self.alive_at?;
-        (now > alive_at + alive_within)
-            .then(|| format!("it gave no sign of life for {} s", alive_within.as_secs()))
+        if self.ready {
+            let seconds = alive_within.as_secs();
+            return Some(format!("it gave no sign of life for {seconds} s"));
+        }
+        let seconds = READY_WITHIN.min(alive_within).as_secs();
+        Some(format!("it was not ready within {seconds} s"))
+    }
+
+    /// By when something must be heard: that it is ready, then signs of life.
+    fn due(&self, began: Instant, alive_within: Duration) -> Instant {
+        match self.alive_at {
+            Some(alive_at) if self.ready => alive_at + alive_within,
+            Some(_) | None => began + READY_WITHIN.min(alive_within),
+        }
     }
 }
 

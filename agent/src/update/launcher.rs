@@ -16,10 +16,8 @@ use std::time::Duration;
 use super::guard::{self, Signals, Start, Watched};
 use super::layout::Layout;
 use crate::config::Dirs;
-use crate::domain::update::launch::{Launch, back, launch};
-use crate::domain::update::record::{
-    PROBATION_STARTS_MAX, Phase, Slot, TRIAL_STARTS_MAX, UpdateRecord,
-};
+use crate::domain::update::launch::{Launch, launch};
+use crate::domain::update::record::{Phase, Slot, UpdateRecord};
 use crate::exit::Exit;
 use crate::program;
 
@@ -73,13 +71,18 @@ impl Launcher<'_> {
     /// Decides and starts, until a version is to run here or the end is asked for.
     pub async fn launch(&self) -> Launching {
         let layout = Layout::below(&self.dirs.state);
-        let mut signals = None;
+        let (mut signals, mut last) = (None, None::<String>);
         loop {
             let record = layout.record().unwrap_or_else(|error| {
                 say(&format!("{error}; what is selected is started"));
                 None
             });
-            let decided = launch(record.as_ref(), &layout.selected(), program::version());
+            let decided = launch(
+                record.as_ref(),
+                &layout.selected(),
+                program::version(),
+                last.as_deref(),
+            );
             let (decided, record) = prepare(&layout, decided, record);
             if !decided.watch {
                 match &decided.run {
@@ -97,14 +100,14 @@ impl Launcher<'_> {
             };
             match self.guard(&layout, &decided.run, record, signals).await {
                 Watched::Stopped => return Launching::End(Exit::Ok),
-                Watched::Relaunch => {}
+                Watched::Relaunch => last = None,
                 Watched::GiveUp(reason) => {
                     say(&reason);
-                    apply(&layout, &back(record, &reason));
+                    give_up(&layout, record, &reason);
                 }
                 Watched::Ended(reason) => {
                     say(&format!("version {}: {reason}", record.version));
-                    give_up_at_last(&layout, &reason);
+                    last = Some(reason);
                     tokio::select! {
                         () = signals.stop() => return Launching::End(Exit::Ok),
                         () = tokio::time::sleep(AGAIN_AFTER) => {}
@@ -149,7 +152,7 @@ impl Launcher<'_> {
         let record = record.filter(|record| record.to.as_deref() == Some(version));
         match record {
             // The one before it, which may be another than the launcher's.
-            Some(record) if apply(layout, &back(&record, &reason)) => None,
+            Some(record) if give_up(layout, &record, &reason) => None,
             Some(_) | None => {
                 let _tried = layout.select(&None);
                 Some(Launching::Here(self.here()))
@@ -230,38 +233,10 @@ fn prepare(
     (decided, record)
 }
 
-/// Writes a decision down. False when the disk does not take it.
-fn apply(layout: &Layout, decided: &Launch) -> bool {
-    let kept = decided
-        .record
-        .as_ref()
-        .is_none_or(|record| layout.keep(record).is_ok());
-    let selected = decided
-        .select
-        .as_ref()
-        .is_none_or(|slot| layout.select(slot).is_ok());
-    kept && selected
-}
-
-/// After the last start that a version may have, the reason of its end is known.
-fn give_up_at_last(layout: &Layout, reason: &str) {
-    let Ok(Some(record)) = layout.record() else {
-        return;
-    };
-    let (most, did) = match record.phase {
-        Phase::Trial => (TRIAL_STARTS_MAX, "did not confirm itself"),
-        Phase::Proven => (
-            PROBATION_STARTS_MAX,
-            "did not last after it had confirmed itself",
-        ),
-        Phase::Settled | Phase::Reverted { .. } | Phase::Abandoned => return,
-    };
-    if record.starts >= most {
-        let version = &record.version;
-        let whole =
-            format!("version {version} was started {most} times and {did}; the last time {reason}");
-        apply(layout, &back(&record, &whole));
-    }
+/// Writes down that a version is given up; the next decision selects by it. False when
+/// the disk does not take it.
+fn give_up(layout: &Layout, record: &UpdateRecord, reason: &str) -> bool {
+    layout.keep(&record.reverted(reason)).is_ok()
 }
 
 /// Starts the launcher anew, in place of this process. Comes back only when that is

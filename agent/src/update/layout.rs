@@ -11,9 +11,9 @@
 //! **Invariant:** a version's folder is whole or not there: it is made under another
 //! name, synced, and renamed. The record and the symlink change by a rename.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use protocol::ErrorCode;
@@ -21,6 +21,7 @@ use protocol::release::{Archive, PROGRAM, version};
 
 use super::unpack::{UnpackError, unpack};
 use crate::domain::update::record::{Slot, UpdateRecord};
+use crate::durable;
 
 /// The symlink's name; no version is called so.
 const CURRENT: &str = "current";
@@ -90,41 +91,23 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LayoutEr
 }
 
 fn make_private(dir: &Path) -> Result<(), LayoutError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed("make", dir))
+    durable::make_private(dir).map_err(failed("make", dir))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), LayoutError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed("sync", dir))
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), LayoutError> {
+    durable::replace(dir, name, bytes).map_err(failed("write", &dir.join(name)))
 }
 
-/// Writes a small file so that it is whole or not there.
-fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), LayoutError> {
-    let (fresh, path) = (dir.join(format!(".{name}.new")), dir.join(name));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(failed("make", &fresh))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", &fresh))?;
-    fs::rename(&fresh, &path).map_err(failed("rename", &path))?;
-    sync_dir(dir)
+fn sync(dir: &Path) -> Result<(), LayoutError> {
+    durable::sync(dir).map_err(failed("sync", dir))
+}
+
+fn remove(path: &Path) -> Result<(), LayoutError> {
+    durable::remove(path).map_err(failed("remove", path))
 }
 
 fn remove_tree(path: &Path) -> Result<(), LayoutError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    durable::remove_tree(path).map_err(failed("remove", path))
 }
 
 impl Layout {
@@ -192,7 +175,7 @@ impl Layout {
     /// [`LayoutError`]; the one before is there then.
     pub fn keep(&self, record: &UpdateRecord) -> Result<(), LayoutError> {
         make_private(&self.folder())?;
-        write(&self.folder(), "record", &record.encode())
+        replace(&self.folder(), "record", &record.encode())
     }
 
     /// What is selected.
@@ -212,23 +195,23 @@ impl Layout {
         make_private(&versions)?;
         let current = versions.join(CURRENT);
         let Some(name) = slot else {
-            return match fs::remove_file(&current) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(failed("remove", &current)(error))
-                }
-                Ok(()) | Err(_) => sync_dir(&versions),
-            };
+            remove(&current)?;
+            return sync(&versions);
         };
         let fresh = versions.join(".current.new");
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &fresh)(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove(&fresh)?;
         symlink(name, &fresh).map_err(failed("make", &fresh))?;
         fs::rename(&fresh, &current).map_err(failed("rename", &current))?;
-        sync_dir(&versions)
+        sync(&versions)
+    }
+
+    /// Keeps a record, and selects what it says.
+    ///
+    /// # Errors
+    /// [`LayoutError`]; the record may be kept then, and a launcher selects by it.
+    pub fn enact(&self, record: &UpdateRecord) -> Result<(), LayoutError> {
+        self.keep(record)?;
+        self.select(record.selected())
     }
 
     /// Checks that there is room for an archive and what is in it.
@@ -265,12 +248,12 @@ impl Layout {
         let incoming = self.incoming(&archive.sha256);
         let laid = unpack(&incoming, &fresh, archive.unpacked_bytes)
             .map_err(LayoutError::from)
-            .and_then(|()| write(&fresh, ARCHIVE, archive.sha256.as_bytes()))
+            .and_then(|()| replace(&fresh, ARCHIVE, archive.sha256.as_bytes()))
             .and_then(|()| {
                 let place = versions.join(version);
                 remove_tree(&place)?;
                 fs::rename(&fresh, &place).map_err(failed("rename", &place))?;
-                sync_dir(&versions)
+                sync(&versions)
             });
         if laid.is_err() {
             // What is left is removed before the next try, too.
@@ -304,6 +287,6 @@ impl Layout {
                 remove_tree(&entry.path())?;
             }
         }
-        sync_dir(&versions)
+        sync(&versions)
     }
 }

@@ -10,9 +10,11 @@ use protocol::ErrorCode;
 use protocol::deployment::desired::{Commit, Desired, OnFailure, Target, Want};
 use protocol::deployment::observed::{ChangeOutcome, DeploymentResult, Workload};
 use protocol::id::RolloutId;
-use protocol::message;
+use protocol::release::Update;
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+use crate::domain::stored;
 
 /// The layout of a record on disk. Raised when a field changes.
 const FORMAT: u8 = 1;
@@ -186,10 +188,13 @@ impl Record {
         self.settle(ChangeOutcome::Reverted, Some(failure), at)
     }
 
-    /// Whether the order is of an update of the agent.
+    /// The version of the agent that is wanted, where the order is of one.
     #[must_use]
-    pub fn is_update(&self) -> bool {
-        matches!(self.desired.want, Want::Update(_))
+    pub fn update(&self) -> Option<&Update> {
+        match &self.desired.want {
+            Want::Update(update) => Some(update),
+            Want::Run(_) | Want::Remove => None,
+        }
     }
 
     /// What was before is back, or cannot be brought back: then `trouble` says why.
@@ -307,9 +312,7 @@ impl Record {
     /// The bytes that are kept on disk.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![FORMAT];
-        bytes.extend(message::encode(self));
-        bytes
+        stored::encode(FORMAT, self)
     }
 
     /// Reads what [`Record::encode`] wrote.
@@ -317,10 +320,6 @@ impl Record {
     /// # Errors
     /// What is wrong with the bytes, as text.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        match bytes.split_first() {
-            Some((&FORMAT, rest)) => message::decode_exactly(rest),
-            Some((format, _)) => Err(format!("record of a deployment has format {format}")),
-            None => Err("record of a deployment is empty".to_owned()),
-        }
+        stored::decode(FORMAT, bytes, "record of a deployment")
     }
 }

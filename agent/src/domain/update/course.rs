@@ -9,7 +9,6 @@ use core::time::Duration;
 use protocol::ErrorCode;
 use protocol::deployment::desired::Cause;
 use protocol::deployment::observed::ChangeOutcome;
-use protocol::key::PublicKey;
 use protocol::release::{Archive, Release, ReleaseError, Update};
 use protocol::time::UnixMillis;
 
@@ -37,8 +36,6 @@ pub struct Seen<'a> {
     pub able: Result<(), &'a str>,
     /// Controller time; none before it was proven since the agent started.
     pub controller: Option<UnixMillis>,
-    /// Release keys of the trust set.
-    pub keys: &'a [PublicKey],
     /// Whether the version lies on this node and ran here before.
     pub kept: bool,
     /// Whether the version is laid beside the running one, and passed its self-test.
@@ -102,6 +99,8 @@ pub struct Order<'a> {
     pub generation: u64,
     /// What is wanted.
     pub update: &'a Update,
+    /// Its release, as the release keys of the trust set know it.
+    pub release: &'a Result<Release, ReleaseError>,
     /// How far it came.
     pub stage: &'a Stage,
 }
@@ -141,9 +140,9 @@ fn is_confirmed(record: &UpdateRecord, seen: Seen<'_>) -> bool {
 }
 
 fn begin(order: Order<'_>, record: Option<&UpdateRecord>, seen: Seen<'_>) -> Next {
-    let release = match order.update.release.verify(seen.keys) {
+    let release = match order.release {
         Ok(release) => release,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(error),
     };
     let on_trial =
         record.is_some_and(|record| record.phase == Phase::Trial && record.version == seen.running);
@@ -166,7 +165,7 @@ fn begin(order: Order<'_>, record: Option<&UpdateRecord>, seen: Seen<'_>) -> Nex
     let Some(now) = seen.controller else {
         return Next::Wait(Wait::Time);
     };
-    match admit(order.update, &release, seen, now) {
+    match admit(order.update, release, seen, now) {
         Ok(_) => Next::Begin,
         Err(error) => refuse(&error),
     }
@@ -204,9 +203,9 @@ fn change(order: Order<'_>, record: Option<&UpdateRecord>, seen: Seen<'_>) -> Ne
             Phase::Trial | Phase::Proven | Phase::Settled | Phase::Abandoned => {}
         }
     }
-    let release = match order.update.release.verify(seen.keys) {
+    let release = match order.release {
         Ok(release) => release,
-        Err(error) => return failed(error.code(), &error),
+        Err(error) => return failed(error.code(), error),
     };
     if release.version == seen.running {
         return own_trial(record, seen)
@@ -217,7 +216,7 @@ fn change(order: Order<'_>, record: Option<&UpdateRecord>, seen: Seen<'_>) -> Ne
     let Some(now) = seen.controller else {
         return Next::Wait(Wait::Time);
     };
-    let archive = match admit(order.update, &release, seen, now) {
+    let archive = match admit(order.update, release, seen, now) {
         Ok(archive) => archive,
         Err(error) => return failed(error.code(), &error),
     };

@@ -30,9 +30,15 @@ impl Launch {
     }
 }
 
-/// Decides. `selected` is what the symlink says, `own` the launcher's version.
+/// Decides. `selected` is what the symlink says, `own` the launcher's version, `last`
+/// how the version that is watched came to its end, where that is known.
 #[must_use]
-pub fn launch(record: Option<&UpdateRecord>, selected: &Slot, own: &str) -> Launch {
+pub fn launch(
+    record: Option<&UpdateRecord>,
+    selected: &Slot,
+    own: &str,
+    last: Option<&str>,
+) -> Launch {
     let Some(record) = record else {
         return Launch::plain(selected.clone());
     };
@@ -48,18 +54,10 @@ pub fn launch(record: Option<&UpdateRecord>, selected: &Slot, own: &str) -> Laun
             }
         }
         Phase::Trial if record.starts >= TRIAL_STARTS_MAX => {
-            let reason = format!(
-                "version {} was started {TRIAL_STARTS_MAX} times and did not confirm itself",
-                record.version
-            );
-            back(record, &reason)
+            back(record, "did not confirm itself", last)
         }
         Phase::Proven if record.starts >= PROBATION_STARTS_MAX => {
-            let reason = format!(
-                "version {} had confirmed itself, and then ended {PROBATION_STARTS_MAX} times before it had lasted",
-                record.version
-            );
-            back(record, &reason)
+            back(record, "did not last after it had confirmed itself", last)
         }
         Phase::Trial | Phase::Proven => Launch {
             record: Some(UpdateRecord {
@@ -78,11 +76,15 @@ pub fn launch(record: Option<&UpdateRecord>, selected: &Slot, own: &str) -> Laun
     }
 }
 
-/// Goes back to the version before.
-#[must_use]
-pub fn back(record: &UpdateRecord, reason: &str) -> Launch {
+/// Goes back to the version before, since this one had all its starts.
+fn back(record: &UpdateRecord, did: &str, last: Option<&str>) -> Launch {
+    let UpdateRecord {
+        version, starts, ..
+    } = record;
+    let last = last.map_or_else(String::new, |last| format!("; the last time {last}"));
+    let reason = format!("version {version} was started {starts} times and {did}{last}");
     Launch {
-        record: Some(record.reverted(reason)),
+        record: Some(record.reverted(&reason)),
         select: Some(record.from.clone()),
         ..Launch::plain(record.from.clone())
     }

@@ -21,4 +21,4 @@ pub mod launch;
 pub mod record;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

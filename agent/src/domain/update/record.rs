@@ -1,8 +1,9 @@
 //! What a node keeps of its last update, in a file of its own: the launcher reads it
 //! before any store is open, and an older or newer launcher must be able to.
 
-use protocol::message;
 use serde::{Deserialize, Serialize};
+
+use crate::domain::stored;
 
 /// The layout of the file. A launcher that does not know it runs what is selected.
 const FORMAT: u8 = 1;
@@ -110,9 +111,7 @@ impl UpdateRecord {
     /// The bytes that are kept on disk.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![FORMAT];
-        bytes.extend(message::encode(self));
-        bytes
+        stored::encode(FORMAT, self)
     }
 
     /// Reads what [`UpdateRecord::encode`] wrote.
@@ -120,11 +119,7 @@ impl UpdateRecord {
     /// # Errors
     /// What is wrong with the bytes, as text.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        match bytes.split_first() {
-            Some((&FORMAT, rest)) => message::decode_exactly(rest),
-            Some((format, _)) => Err(format!("record of an update has format {format}")),
-            None => Err("record of an update is empty".to_owned()),
-        }
+        stored::decode(FORMAT, bytes, "record of an update")
     }
 }
 

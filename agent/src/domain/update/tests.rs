@@ -6,7 +6,7 @@ use protocol::ErrorCode;
 use protocol::deployment::desired::{Cause, HealthRule};
 use protocol::deployment::observed::ChangeOutcome;
 use protocol::key::SigningKey;
-use protocol::release::{Archive, Release, Update, archive_name};
+use protocol::release::{Archive, Release, ReleaseError, Update, archive_name};
 use protocol::time::UnixMillis;
 
 use super::course::{BUSY_MAX, LASTS_AFTER, Next, Order, Seen, TRIES_MAX, Wait, next};
@@ -17,7 +17,8 @@ use crate::domain::deployment::record::Stage;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const NOW: UnixMillis = UnixMillis(10_000_000);
 
-fn trial() -> UpdateRecord {
+/// A trial of version 0.2.0 over the launcher's own 0.1.0.
+pub(crate) fn trial() -> UpdateRecord {
     UpdateRecord {
         generation: 7,
         version: "0.2.0".to_owned(),
@@ -44,7 +45,7 @@ impl Disk {
     /// A launcher starts and is cut off after `steps` of what it has to do: writing
     /// the record, selecting, starting. All of them when it is not.
     fn launch(&mut self, steps: usize) -> Option<Launch> {
-        let launch = launch(self.record.as_ref(), &self.selected, "0.1.0");
+        let launch = launch(self.record.as_ref(), &self.selected, "0.1.0", None);
         let mut done = 0;
         let mut step = || {
             done += 1;
@@ -148,7 +149,7 @@ fn a_version_that_lasted_is_started_without_being_watched() {
 fn a_package_that_is_installed_takes_the_place_of_any_update() {
     for phase in [Phase::Trial, Phase::Proven, Phase::Settled] {
         let record = trial().to(phase);
-        let launch = launch(Some(&record), &Some("0.2.0".to_owned()), "0.3.0");
+        let launch = launch(Some(&record), &Some("0.2.0".to_owned()), "0.3.0", None);
         assert_eq!(launch.run, None);
         assert_eq!(launch.select, Some(None));
         assert_eq!(launch.record.unwrap().base, "0.3.0");
@@ -206,7 +207,6 @@ const ABLE: Seen<'_> = Seen {
     target: TARGET,
     able: Ok(()),
     controller: Some(NOW),
-    keys: &[],
     kept: false,
     ready: false,
     up: Some(LASTS_AFTER),
@@ -216,22 +216,21 @@ const ABLE: Seen<'_> = Seen {
     tries: 0,
 };
 
+/// The release of an update, as a node knows it that believes the key.
+fn known(update: &Update) -> Result<Release, ReleaseError> {
+    update.release.verify(&[key().public()])
+}
+
 #[track_caller]
 fn ask(update: &Update, stage: &Stage, record: Option<&UpdateRecord>, seen: Seen<'_>) -> Next {
-    let keys = [key().public()];
+    let release = known(update);
     let order = Order {
         generation: 7,
         update,
+        release: &release,
         stage,
     };
-    next(
-        Some(order),
-        record,
-        Seen {
-            keys: &keys,
-            ..seen
-        },
-    )
+    next(Some(order), record, seen)
 }
 
 #[track_caller]
@@ -386,9 +385,11 @@ fn a_new_version_confirms_itself_by_its_link_and_by_being_heard() {
     let success = Next::End(ChangeOutcome::Succeeded, None);
     assert_eq!(ask(new, &proven), success);
     let settled = Stage::Settled(ChangeOutcome::Succeeded, None);
+    let release = known(&good);
     let order = Order {
         generation: 7,
         update: &good,
+        release: &release,
         stage: &settled,
     };
     assert_eq!(next(Some(order), Some(&proven), new), Next::Settle);

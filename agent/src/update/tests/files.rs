@@ -12,23 +12,9 @@ use ring::digest::{SHA256, digest};
 use tempfile::TempDir;
 
 use crate::domain::update::launch::launch;
-use crate::domain::update::record::{Phase, UpdateRecord};
+use crate::domain::update::record::UpdateRecord;
+use crate::domain::update::tests::trial;
 use crate::update::layout::{Layout, LayoutError};
-
-fn record() -> UpdateRecord {
-    UpdateRecord {
-        generation: 3,
-        version: "0.2.0".to_owned(),
-        to: Some("0.2.0".to_owned()),
-        from_version: "0.1.0".to_owned(),
-        from: None,
-        base: "0.1.0".to_owned(),
-        phase: Phase::Trial,
-        starts: 0,
-        window_ms: 1000,
-        steady_ms: 10,
-    }
-}
 
 /// Puts an archive where a download ends, with a program that says `text`.
 fn download(layout: &Layout, text: &[u8]) -> Archive {
@@ -64,10 +50,10 @@ fn a_version_is_laid_selected_and_given_up() {
     layout.lay("0.2.0", &archive).unwrap();
     assert!(layout.came_in("0.2.0", &archive));
     assert!(!layout.incoming(&archive.sha256).exists());
-    layout.keep(&record()).unwrap();
+    layout.keep(&trial()).unwrap();
     layout.select(&Some("0.2.0".to_owned())).unwrap();
     assert_eq!(layout.selected().as_deref(), Some("0.2.0"));
-    assert_eq!(layout.record().unwrap(), Some(record()));
+    assert_eq!(layout.record().unwrap(), Some(trial()));
     layout.select(&None).unwrap();
     assert_eq!(layout.selected(), None);
     layout.prune(&["0.1.0"]).unwrap();
@@ -78,7 +64,7 @@ fn a_version_is_laid_selected_and_given_up() {
 fn damage_and_foreign_names_are_told_and_not_followed() {
     let folder = TempDir::new().unwrap();
     let layout = Layout::below(folder.path());
-    layout.keep(&record()).unwrap();
+    layout.keep(&trial()).unwrap();
     let path = folder.path().join("update/record");
     fs::write(&path, b"\x01nonsense").unwrap();
     let error = layout.record().unwrap_err();
@@ -173,7 +159,7 @@ fn a_power_cut_after_every_step_leaves_a_version_to_start() {
         disk.after_a_cut(|root| {
             let after = Layout::below(root);
             let record = after.record().unwrap();
-            let launch = launch(record.as_ref(), &after.selected(), "0.1.0");
+            let launch = launch(record.as_ref(), &after.selected(), "0.1.0", None);
             match &launch.run {
                 None => assert!(!swapped, "{step}: {launch:?}"),
                 Some(version) => {
@@ -188,17 +174,17 @@ fn a_power_cut_after_every_step_leaves_a_version_to_start() {
     check("downloaded", false);
     layout.lay("0.2.0", &archive).unwrap();
     check("laid", false);
-    layout.keep(&record()).unwrap();
+    layout.keep(&trial()).unwrap();
     check("the trial is written", false);
     layout.select(&Some("0.2.0".to_owned())).unwrap();
     check("selected", true);
     let counted = UpdateRecord {
         starts: 3,
-        ..record()
+        ..trial()
     };
     layout.keep(&counted).unwrap();
     check("counted", false);
-    layout.keep(&record().reverted("it hung")).unwrap();
+    layout.keep(&trial().reverted("it hung")).unwrap();
     check("given up", false);
     layout.select(&None).unwrap();
     check("the old one is selected", false);
