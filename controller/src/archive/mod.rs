@@ -532,25 +532,16 @@ impl Archives {
             let path = path.clone();
             move |source| fault(step, &path, source)
         };
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
             .open(&path)
             .map_err(failed("open"))?;
+        // No more than there was: a device that someone put here may never end.
         let length = file.metadata().map_err(failed("look at"))?.len();
-        let mut hash = Context::new(&SHA256);
-        let mut at = 0;
-        let mut buffer = vec![0; READ_BYTES];
-        while at < length {
-            let read = file.read(&mut buffer).map_err(failed("read"))?;
-            if read == 0 {
-                break;
-            }
-            hash.update(buffer.get(..read).unwrap_or_default());
-            at += read as u64;
-        }
+        let (hash, at) = hash_of(&mut (&file).take(length)).map_err(failed("read"))?;
         Ok(Upload {
             file,
             hash,
@@ -639,6 +630,29 @@ fn held(path: &Path, digest: Digest, kind: Kind) -> Result<Archive, ArchiveError
         size_bytes,
         images,
     })
+}
+
+/// The SHA-256 of an archive, and how many bytes it has.
+///
+/// # Errors
+/// What the system says of reading.
+pub fn digest_of(archive: &mut impl io::Read) -> io::Result<(Digest, u64)> {
+    let (hash, size_bytes) = hash_of(archive)?;
+    Ok((finished(hash), size_bytes))
+}
+
+fn hash_of(archive: &mut impl io::Read) -> io::Result<(Context, u64)> {
+    let mut hash = Context::new(&SHA256);
+    let mut size_bytes = 0;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let read = archive.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((hash, size_bytes));
+        }
+        hash.update(buffer.get(..read).unwrap_or_default());
+        size_bytes += read as u64;
+    }
 }
 
 fn finished(hash: Context) -> Digest {

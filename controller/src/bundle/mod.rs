@@ -10,11 +10,10 @@ pub mod key;
 mod tests;
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read, Seek as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use flate2::read::GzDecoder;
 use protocol::ErrorCode;
 use protocol::key::SigningKey;
@@ -24,8 +23,8 @@ use protocol::release::{
     ReleaseError, SignedRelease, UNPACKED_BYTES_MAX, archive_name, manifest_name,
 };
 use protocol::time::UnixMillis;
-use ring::digest::{Context, SHA256};
 
+use crate::archive::digest_of;
 use crate::durable;
 
 /// Bytes of headers and padding beside the files of a tar.
@@ -224,28 +223,20 @@ fn only_manifest(folder: &Path) -> Result<PathBuf, BundleError> {
 
 /// Looks at an archive: its digest, and what it unpacks to.
 fn look(path: &Path, target: &str, name: &str) -> Result<Archive, BundleError> {
-    let file = File::open(path).map_err(failed("read", path))?;
+    let mut file = File::open(path).map_err(failed("read", path))?;
     let bytes = file.metadata().map_err(failed("read", path))?.len();
     if bytes > ARCHIVE_BYTES_MAX {
         let reason = format!("it has {bytes} bytes; at most {ARCHIVE_BYTES_MAX}");
         return Err(invalid(path, reason));
     }
-    let unpacked_bytes = inspect(file).map_err(|reason| invalid(path, reason))?;
-    let mut hash = Context::new(&SHA256);
-    let mut reader = BufReader::new(File::open(path).map_err(failed("read", path))?);
-    let mut part = vec![0; 64 * 1024];
-    loop {
-        let count = reader.read(&mut part).map_err(failed("read", path))?;
-        let Some(read) = part.get(..count).filter(|read| !read.is_empty()) else {
-            break;
-        };
-        hash.update(read);
-    }
+    let unpacked_bytes = inspect(&mut file).map_err(|reason| invalid(path, reason))?;
+    let digest = file.rewind().and_then(|()| digest_of(&mut file));
+    let (digest, bytes) = digest.map_err(failed("read", path))?;
     Ok(Archive {
         target: target.to_owned(),
         name: name.to_owned(),
         bytes,
-        sha256: HEXLOWER.encode(hash.finish().as_ref()),
+        sha256: digest.to_string(),
         unpacked_bytes,
     })
 }

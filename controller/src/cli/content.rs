@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use data_encoding::{BASE64, HEXLOWER};
-use ring::digest::{Context, SHA256};
+use data_encoding::BASE64;
 
+use crate::archive::digest_of;
 use crate::cli::Session;
 use crate::cli::args::deploy::{Image, Secret};
 use crate::cli::failure::CliFailure;
@@ -22,7 +22,7 @@ use crate::operation::view::content::{
 };
 
 /// Bytes of an archive that are sent at once; what the controller takes.
-pub(super) const PIECE_BYTES: usize = 4 * 1024 * 1024;
+const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that are read of a content: what a config or secret may have, and one more
 /// to see that it has more.
@@ -106,20 +106,30 @@ fn content(from: Option<PathBuf>) -> Result<Vec<u8>, CliFailure> {
     Ok(content)
 }
 
-/// Uploads an archive, from wherever the controller has got to.
 async fn push(session: &mut Session, path: &Path) -> Result<ArchiveView, CliFailure> {
-    let unreadable = |error: std::io::Error| {
-        CliFailure::because(
-            Exit::NotFound,
-            format_args!("cannot read {}", path.display()),
-            &error,
-        )
-    };
-    let mut file = File::open(path).map_err(unreadable)?;
-    let (digest, size_bytes) = hash(&mut file).map_err(unreadable)?;
+    let hashed = File::open(path).and_then(|mut file| digest_of(&mut file));
+    let (digest, size_bytes) = hashed.map_err(|error| unreadable(path, &error))?;
     let url = format!("/images/{digest}");
     let begin = BeginArchive { size_bytes };
-    let mut at: UploadView = session.client.post(&url, &begin).await?;
+    let at: UploadView = session.client.post(&url, &begin).await?;
+    send(session, path, &url, size_bytes, at).await
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> CliFailure {
+    let what = format_args!("cannot read {}", path.display());
+    CliFailure::because(Exit::NotFound, what, error)
+}
+
+/// Uploads an archive to `url`, from wherever the controller has got to.
+pub(super) async fn send(
+    session: &mut Session,
+    path: &Path,
+    url: &str,
+    size_bytes: u64,
+    mut at: UploadView,
+) -> Result<ArchiveView, CliFailure> {
+    let unreadable = |error: std::io::Error| unreadable(path, &error);
+    let mut file = File::open(path).map_err(unreadable)?;
     loop {
         if let Some(archive) = at.archive {
             return Ok(archive);
@@ -145,23 +155,8 @@ async fn push(session: &mut Session, path: &Path) -> Result<ArchiveView, CliFail
             size_bytes,
             offset: at.offset,
         };
-        at = session.client.put_bytes(&url, &place, piece).await?;
+        at = session.client.put_bytes(url, &place, piece).await?;
     }
-}
-
-fn hash(file: &mut File) -> std::io::Result<(String, u64)> {
-    let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; PIECE_BYTES];
-    let mut size_bytes = 0;
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        context.update(buffer.get(..read).unwrap_or_default());
-        size_bytes += read as u64;
-    }
-    Ok((HEXLOWER.encode(context.finish().as_ref()), size_bytes))
 }
 
 fn kind_name(config: bool) -> &'static str {

@@ -84,7 +84,7 @@ async fn apply(session: &mut Session, asked: Apply) -> Result<Exit, CliFailure> 
     body.allow_empty = asked.allow_empty;
     body.dry_run = true;
     let plan: ApplyAnswer = session.client.post("/deployments", &body).await?;
-    if !goes_on(session, &plan, &asked.manner)? {
+    if !goes_on(session, &plan, "Roll it out?", &asked.manner)? {
         return Ok(Exit::Ok);
     }
     body.dry_run = false;
@@ -96,6 +96,7 @@ async fn apply(session: &mut Session, asked: Apply) -> Result<Exit, CliFailure> 
 pub(super) fn goes_on(
     session: &mut Session,
     plan: &ApplyAnswer,
+    question: &str,
     manner: &Manner,
 ) -> Result<bool, CliFailure> {
     if manner.dry_run {
@@ -105,7 +106,7 @@ pub(super) fn goes_on(
     if session.print.format == Format::Table {
         show_plan(&mut session.print, plan)?;
     }
-    if plan.changed && !manner.yes && !is_agreed("Roll it out?")? {
+    if plan.changed && !manner.yes && !is_agreed(question)? {
         super::note("Nothing was changed.");
         return Ok(false);
     }
@@ -129,15 +130,7 @@ async fn roll_back(
     };
     let path = format!("{path}/rollback");
     let plan: ApplyAnswer = session.client.post(&path, &body).await?;
-    if manner.dry_run {
-        session.print.show(&plan, show_plan)?;
-        return Ok(Exit::Ok);
-    }
-    if session.print.format == Format::Table {
-        show_plan(&mut session.print, &plan)?;
-    }
-    if !manner.yes && !is_agreed("Go back?")? {
-        super::note("Nothing was changed.");
+    if !goes_on(session, &plan, "Go back?", manner)? {
         return Ok(Exit::Ok);
     }
     body.dry_run = false;

@@ -1,7 +1,5 @@
 //! `flotilla release …` and `flotilla update …`
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use data_encoding::BASE64;
@@ -10,7 +8,7 @@ use protocol::message;
 use crate::bundle::{self, Ask, Bundle, key};
 use crate::cli::Session;
 use crate::cli::args::release::{ApplyUpdate, Release, ReleaseKey, SignRelease, Update};
-use crate::cli::content::PIECE_BYTES;
+use crate::cli::content;
 use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, bytes};
 use crate::clock;
@@ -124,45 +122,20 @@ async fn add(session: &mut Session, path: &Path) -> Result<ReleaseView, CliFailu
     Ok(release)
 }
 
-/// Sends each archive from wherever the controller has got to.
 async fn send_archives(session: &mut Session, opened: &Bundle) -> Result<(), CliFailure> {
     for (archive, path) in opened.release.archives.iter().zip(&opened.files) {
-        let unreadable = |error: std::io::Error| {
-            CliFailure::because(
-                Exit::NotFound,
-                format_args!("cannot read {}", path.display()),
-                &error,
-            )
-        };
         let url = format!(
             "/releases/{}/archives/{}",
             opened.release.version, archive.sha256
         );
-        let mut file = File::open(path).map_err(unreadable)?;
-        let mut place = ArchivePiece {
-            size_bytes: archive.bytes,
+        let size_bytes = archive.bytes;
+        let place = ArchivePiece {
+            size_bytes,
             offset: 0,
         };
-        let mut piece = Vec::new();
-        loop {
-            let at: UploadView = session.client.put_bytes(&url, &place, piece).await?;
-            if at.archive.is_some() {
-                break;
-            }
-            file.seek(SeekFrom::Start(at.offset)).map_err(unreadable)?;
-            piece = Vec::with_capacity(PIECE_BYTES);
-            (&mut file)
-                .take(PIECE_BYTES as u64)
-                .read_to_end(&mut piece)
-                .map_err(unreadable)?;
-            if piece.is_empty() {
-                return Err(CliFailure::new(
-                    Exit::Failed,
-                    format!("{} became shorter while it was sent", path.display()),
-                ));
-            }
-            place.offset = at.offset;
-        }
+        // Without bytes it says where the upload stands.
+        let at: UploadView = session.client.put_bytes(&url, &place, Vec::new()).await?;
+        content::send(session, path, &url, size_bytes, at).await?;
     }
     Ok(())
 }
@@ -211,7 +184,7 @@ async fn apply(session: &mut Session, asked: ApplyUpdate) -> Result<Exit, CliFai
         allow_empty: asked.allow_empty,
     };
     let plan: ApplyAnswer = session.client.post("/updates", &body).await?;
-    if !super::deploy::goes_on(session, &plan, &asked.manner)? {
+    if !super::deploy::goes_on(session, &plan, "Roll it out?", &asked.manner)? {
         return Ok(Exit::Ok);
     }
     body.dry_run = false;

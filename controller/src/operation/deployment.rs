@@ -86,16 +86,7 @@ impl Operations {
         })?;
         let fleet = self.engine.fleet();
         let known = fleet.deployments().named(&name).cloned();
-        let selector = match (&asked.on, known.as_ref().and_then(|known| known.newest())) {
-            (Some(text), _) => find_selector(text)?,
-            (None, Some(newest)) => newest.selector.clone(),
-            (None, None) => {
-                return Err(Failure::new(
-                    ErrorCode::SelectorInvalid,
-                    "no nodes are given; `*` means every node",
-                ));
-            }
-        };
+        let selector = meant(asked.on.as_deref(), known.as_deref())?;
         let mut spec = project.spec.clone();
         let notes = self.pin_images(&mut spec).await;
         let operation = Operation::ApplyDeployment(apply::ApplyDeployment {
@@ -532,6 +523,18 @@ fn held_back(
         None => TargetState::Windowed,
     };
     waits_for(fleet, node, state, fleet.work_of(known.id))
+}
+
+/// The nodes that are asked for, or those of the revision before.
+pub(super) fn meant(on: Option<&str>, known: Option<&Deployment>) -> Result<Selector, Failure> {
+    match (on, known.and_then(Deployment::newest)) {
+        (Some(text), _) => find_selector(text),
+        (None, Some(newest)) => Ok(newest.selector.clone()),
+        (None, None) => Err(Failure::new(
+            ErrorCode::SelectorInvalid,
+            "no nodes are given; `*` means every node",
+        )),
+    }
 }
 
 pub(super) fn parameters(asked: Option<serde_json::Value>) -> Result<Params, Failure> {

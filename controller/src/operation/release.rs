@@ -2,15 +2,18 @@
 
 use data_encoding::BASE64;
 use protocol::ErrorCode;
+use protocol::message;
 use protocol::release::{MANIFEST_BYTES_MAX, Release, SignedRelease};
-use protocol::{message, time::UnixMillis};
+use protocol::time::UnixMillis;
 
+use super::deployment::{meant, parameters};
+use super::rollout::caller_name;
 use super::view::content::UploadView;
 use super::view::deployment::ApplyAnswer;
 use super::view::release::{
     AddRelease, ApplyUpdate, ReleaseArchiveView, ReleaseList, ReleaseView, RevokeRelease,
 };
-use super::{Operations, Who, find_selector};
+use super::{Operations, Who};
 use crate::clock;
 use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
@@ -159,16 +162,7 @@ impl Operations {
         let fleet = self.engine.fleet();
         self.reach(who, &fleet, ("deployment", "apply"))?;
         let known = fleet.deployments().named(&asked.name);
-        let selector = match (&asked.on, known.and_then(|known| known.newest())) {
-            (Some(text), _) => find_selector(text)?,
-            (None, Some(newest)) => newest.selector.clone(),
-            (None, None) => {
-                return Err(Failure::new(
-                    ErrorCode::SelectorInvalid,
-                    "no nodes are given; `*` means every node",
-                ));
-            }
-        };
+        let selector = meant(asked.on.as_deref(), known.map(AsRef::as_ref))?;
         let release = fleet.releases().existing(&asked.version)?;
         let missing = release.release.archives.iter().find(|it| !self.holds(it));
         if let Some(missing) = missing {
@@ -177,7 +171,7 @@ impl Operations {
                 format!("the archive {} was not uploaded yet", missing.name),
             ));
         }
-        let mut params = super::deployment::parameters(asked.rollout.clone())?;
+        let mut params = parameters(asked.rollout.clone())?;
         if !says_health(asked.rollout.as_ref()) {
             params.health = update::HEALTH;
         }
@@ -239,7 +233,7 @@ impl Operations {
             from_min: release.from_min.clone(),
             from_max: release.from_max.clone(),
             added_at: known.added_at.into(),
-            added_by: super::rollout::caller_name(fleet, known.added_by),
+            added_by: caller_name(fleet, known.added_by),
             revoked: known.revoked.as_ref().map(|(_, reason)| reason.clone()),
             nodes: u32::try_from(nodes).unwrap_or(u32::MAX),
             archives,

@@ -622,9 +622,9 @@ pub(crate) fn admit_command(
     admit(fleet, attempt, nodes.map(AsRef::as_ref), at, |_| false)
 }
 
-/// Refuses a change of a deployment, or an update, that every one of these nodes would refuse. One
-/// that a breaker waits for, to try itself on, is let through: it is held until
-/// probes are named.
+/// Refuses a change of a deployment, or an update, that every one of these nodes would
+/// refuse. One that a breaker waits for, to try itself on, is let through: it is held
+/// until probes are named.
 pub(crate) fn admit_change<'a>(
     fleet: &Fleet,
     attempt: Attempt<'_>,

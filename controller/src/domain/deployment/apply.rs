@@ -10,7 +10,6 @@ use protocol::ErrorCode;
 use protocol::deployment::limit::DEPLOYMENTS_COUNT_MAX;
 use protocol::deployment::spec::{Spec, is_name};
 use protocol::id::{DeploymentId, NodeId, RolloutId};
-use protocol::policy::Attempt;
 use protocol::selector::Selector;
 
 use crate::domain::access::authorize::reach;
@@ -23,7 +22,7 @@ use crate::domain::deployment::event::{
     ApplyCause, DeploymentApplied, DeploymentForgotten, DeploymentRemoved,
 };
 use crate::domain::deployment::rollouts::ROLLOUTS_OPEN_MAX;
-use crate::domain::deployment::{Deployment, Revision, SPECS_BYTES_MAX, spec_digest};
+use crate::domain::deployment::{Deployment, Revision, SPECS_BYTES_MAX, attempt, spec_digest};
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
@@ -383,10 +382,7 @@ pub(crate) fn start(
     if kind == Kind::Forward {
         let members = plan.waves.iter().flatten();
         let nodes = members.filter_map(|member| fleet.node(member.node));
-        let attempt = match &release {
-            Some(_) => Attempt::Update,
-            None => Attempt::Deploy(applied.deployment),
-        };
+        let attempt = attempt(applied.deployment, release.as_ref());
         admit_change(fleet, attempt, nodes.map(AsRef::as_ref), at)?;
     }
     let started = RolloutStarted {

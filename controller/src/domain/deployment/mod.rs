@@ -23,6 +23,7 @@ use std::sync::Arc;
 use protocol::ErrorCode;
 use protocol::deployment::spec::Spec;
 use protocol::id::{DeploymentId, RolloutId};
+use protocol::policy::Attempt;
 use protocol::selector::{Selector, Subject};
 use protocol::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,16 @@ pub struct Revision {
 #[must_use]
 pub fn spec_digest(spec: &Spec) -> Digest {
     Digest::of("flotilla spec 1", &[&spec.encode()])
+}
+
+/// What a change to a revision attempts on a node: `release` is the version that the
+/// revision is, where it is one.
+#[must_use]
+pub fn attempt(deployment: DeploymentId, release: Option<&String>) -> Attempt<'static> {
+    match release {
+        Some(_) => Attempt::Update,
+        None => Attempt::Deploy(deployment),
+    }
 }
 
 impl Revision {

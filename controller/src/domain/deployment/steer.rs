@@ -2,11 +2,11 @@
 
 use protocol::ErrorCode;
 use protocol::id::RolloutId;
-use protocol::policy::Attempt;
 
 use crate::domain::access::caller::Caller;
 use crate::domain::breaker::manage::admit_change;
 use crate::domain::deployment::apply::candidates;
+use crate::domain::deployment::attempt;
 use crate::domain::deployment::rollouts::Rollout;
 use crate::domain::event::Event;
 use crate::domain::fleet::Fleet;
@@ -154,10 +154,7 @@ fn admit(fleet: &Fleet, rollout: &Rollout, at: &Moment) -> Result<(), Rejection>
     match revision {
         Some(revision) if rollout.course.kind == Kind::Forward => {
             let nodes = candidates(fleet, &revision.selector, Kind::Forward);
-            let attempt = match &revision.release {
-                Some(_) => Attempt::Update,
-                None => Attempt::Deploy(rollout.deployment),
-            };
+            let attempt = attempt(rollout.deployment, revision.release.as_ref());
             admit_change(fleet, attempt, nodes, at)
         }
         Some(_) | None => Ok(()),

@@ -283,53 +283,37 @@ impl<S: FrameSink> Desk<S> {
     }
 
     fn order_of(&self, deployment: DeploymentId, item: StoredDesired) -> Option<Order> {
-        Some(match item.want {
-            StoredWant::Run {
-                revision,
-                rollout,
-                cause,
-                health,
-                on_failure,
-                commit,
-            } => {
-                let known = self.fleet.deployments().get(deployment)?;
-                let found = known.revisions.get(&revision)?;
-                if let Some(version) = &found.release {
-                    let update = self.update(version, revision, rollout, cause, health)?;
-                    return Some(Order::Other(DownBody::Desired(Box::new(Desired {
-                        deployment,
-                        number: item.number,
-                        name: item.name,
-                        generation: item.generation,
-                        at: item.at,
-                        want: Want::Update(Box::new(update)),
-                    }))));
-                }
-                let spec = Arc::clone(&found.spec);
-                Order::Run(Box::new(RunOrder {
-                    deployment,
-                    number: item.number,
-                    name: item.name,
-                    generation: item.generation,
-                    at: item.at,
-                    revision,
-                    spec,
-                    rollout,
-                    cause,
-                    health,
-                    on_failure,
-                    commit,
-                }))
-            }
-            StoredWant::Remove { .. } => Order::Other(DownBody::Desired(Box::new(Desired {
-                deployment,
-                number: item.number,
-                name: item.name,
-                generation: item.generation,
-                at: item.at,
-                want: Want::Remove,
-            }))),
-        })
+        let StoredWant::Run {
+            revision,
+            rollout,
+            cause,
+            health,
+            on_failure,
+            commit,
+        } = item.want
+        else {
+            return Some(desired(deployment, item, Want::Remove));
+        };
+        let known = self.fleet.deployments().get(deployment)?;
+        let found = known.revisions.get(&revision)?;
+        if let Some(version) = &found.release {
+            let update = self.update(version, revision, rollout, cause, health)?;
+            return Some(desired(deployment, item, Want::Update(Box::new(update))));
+        }
+        Some(Order::Run(Box::new(RunOrder {
+            deployment,
+            number: item.number,
+            name: item.name,
+            generation: item.generation,
+            at: item.at,
+            revision,
+            spec: Arc::clone(&found.spec),
+            rollout,
+            cause,
+            health,
+            on_failure,
+            commit,
+        })))
     }
 
     /// The order of a version. One that is not kept any more cannot be sent.
@@ -566,4 +550,16 @@ impl<S: FrameSink> Desk<S> {
             self.link_changed(node, is_up, now);
         }
     }
+}
+
+/// An order that nothing of is shared among nodes.
+fn desired(deployment: DeploymentId, item: StoredDesired, want: Want) -> Order {
+    Order::Other(DownBody::Desired(Box::new(Desired {
+        deployment,
+        number: item.number,
+        name: item.name,
+        generation: item.generation,
+        at: item.at,
+        want,
+    })))
 }
