@@ -50,6 +50,24 @@ fn every_key_of_the_shipped_file_is_known() {
 }
 
 #[test]
+fn a_download_is_limited_sensibly_or_not_at_all() {
+    let rate = |value: &str| {
+        let file = format!("[update]\ndownload_bytes_per_s_max = {value}");
+        source(&[], &[]).check(&file)
+    };
+    assert_eq!(rate("0").unwrap().update.bytes_per_s_max, None);
+    let least = rate("1024").unwrap().update.bytes_per_s_max;
+    assert_eq!(least.map(u64::from), Some(1024));
+    for value in ["1", "1023", "1000000001", "-1", "\"fast\""] {
+        let error = rate(value).unwrap_err().to_string();
+        assert!(
+            error.contains("download_bytes_per_s_max"),
+            "{value}: {error}"
+        );
+    }
+}
+
+#[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = "[state]\ndir = \"/file\"\n[log]\nlevel = \"warn\"\n[sampling]\ninterval = \"5s\"";
     let config = source(

@@ -1,6 +1,7 @@
 //! The subsystem over an engine in memory: updates that succeed and fail, hands
 //! that meddle, engines that stop, and an agent that is killed at every call.
 
+mod fetch;
 mod world;
 
 use std::time::Duration;

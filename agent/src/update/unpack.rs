@@ -8,18 +8,23 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Take, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use protocol::ErrorCode;
 use protocol::release::{ARCHIVE_FILES_MAX, PROGRAM};
 use tar::{Archive, EntryType};
 
-/// Bytes of headers and padding that a tar may have for each of its files, and at its
-/// end.
-const TAR_OVERHEAD_BYTES: u64 = 64 * 1024;
+use crate::durable;
+
+/// Files and folders in an archive.
+const ENTRIES_MAX: usize = 2 * ARCHIVE_FILES_MAX;
+
+/// Bytes of a tar beside its files' content: a header and padding for each entry, and
+/// the last record, which programs fill up to 20 blocks (POSIX.1-2017, pax, ustar).
+const TAR_OVERHEAD_BYTES: u64 = ENTRIES_MAX as u64 * 2 * 512 + 20 * 512;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 64 * 1024;
@@ -87,16 +92,39 @@ pub fn unpack(archive: &Path, into: &Path, bytes_max: u64) -> Result<(), UnpackE
 fn read(file: File, into: &Path, bytes_max: u64) -> Result<(), UnpackError> {
     // A bomb ends here, whatever its headers say.
     let bound = bytes_max.saturating_add(TAR_OVERHEAD_BYTES);
-    let mut tar = Archive::new(GzDecoder::new(file).take(bound));
+    let plain = GzDecoder::new(BufReader::new(file)).take(bound);
+    let mut tar = Archive::new(plain);
+    let folders = read_entries(&mut tar, into, bytes_max)?;
+    nothing_follows(tar.into_inner())?;
+    for folder in folders {
+        durable::sync(&folder).map_err(disk(&folder))?;
+    }
+    Ok(())
+}
+
+/// Writes the files, and says in which folders they are.
+fn read_entries(
+    tar: &mut Archive<impl Read>,
+    into: &Path,
+    bytes_max: u64,
+) -> Result<BTreeSet<PathBuf>, UnpackError> {
     let mut left = bytes_max;
     let mut names = BTreeSet::new();
     let mut folders = BTreeSet::from([into.to_owned()]);
-    for entry in tar.entries().map_err(|error| damaged(&error))? {
+    // Raw: headers that extend others (long names, pax) would be read into memory
+    // whole, however large. They come as entries, and are refused as such.
+    let entries = tar.entries().map_err(|error| damaged(&error))?.raw(true);
+    for (count, entry) in entries.enumerate() {
         let mut entry = entry.map_err(|error| damaged(&error))?;
+        if count >= ENTRIES_MAX {
+            return Err(invalid(format!(
+                "it has more than {ENTRIES_MAX} files and folders"
+            )));
+        }
         let kind = entry.header().entry_type();
-        let raw = entry.path_bytes().into_owned();
-        let name = plain(&raw)?;
-        if kind == EntryType::Directory {
+        let name = plain(&entry.path_bytes())?;
+        let size = entry.size();
+        if kind == EntryType::Directory && size == 0 {
             continue;
         }
         if kind != EntryType::Regular {
@@ -111,20 +139,23 @@ fn read(file: File, into: &Path, bytes_max: u64) -> Result<(), UnpackError> {
         if !names.insert(name.clone()) {
             return Err(invalid(format!("{} is in it twice", name.display())));
         }
-        let size = entry.size();
         left = left.checked_sub(size).ok_or_else(|| {
             invalid(format!(
                 "its files have more than the {bytes_max} bytes that the manifest says"
             ))
         })?;
-        let path = into.join(&name);
         make_folders(into, &name, &mut folders)?;
-        write(&mut entry, &path, size, &name)?;
+        write(&mut entry, &into.join(&name), size, &name)?;
     }
     if !names.contains(Path::new(PROGRAM)) {
         return Err(invalid(format!("there is no {PROGRAM} in it")));
     }
-    let mut rest = tar.into_inner();
+    Ok(folders)
+}
+
+/// Zeroes fill up the last record, then the gzip member ends (its checksum is right),
+/// and the file with it.
+fn nothing_follows(mut rest: Take<GzDecoder<BufReader<File>>>) -> Result<(), UnpackError> {
     let mut after = [0; COPY_BYTES];
     loop {
         let count = rest.read(&mut after).map_err(|error| damaged(&error))?;
@@ -135,10 +166,12 @@ fn read(file: File, into: &Path, bytes_max: u64) -> Result<(), UnpackError> {
             return Err(invalid("something follows its end"));
         }
     }
-    for folder in folders {
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(disk(&folder))?;
+    let mut member = rest.into_inner();
+    let more = member.read(&mut [0]).map_err(|error| damaged(&error))?;
+    let mut file = member.into_inner();
+    let bytes = file.fill_buf().map_err(|error| damaged(&error))?;
+    if more > 0 || !bytes.is_empty() {
+        return Err(invalid("something follows its end"));
     }
     Ok(())
 }
@@ -156,7 +189,9 @@ fn plain(raw: &[u8]) -> Result<PathBuf, UnpackError> {
             }
         }
     }
-    let hidden = path.to_string_lossy().starts_with('.');
+    let hidden = path
+        .components()
+        .any(|part| part.as_os_str().to_string_lossy().starts_with('.'));
     if path.components().count() > DEPTH_MAX || text.contains('\0') || hidden {
         return Err(invalid(format!(
             "{text:?} is no name of a file of a release"

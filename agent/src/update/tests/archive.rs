@@ -119,8 +119,10 @@ fn names_are_plain_and_come_once() {
         add(tar, "doc/LICENSE", EntryType::Regular, None, b"x");
     };
     try_with(both).refused("a file and a folder");
-    let hidden = |tar: &mut Made| add(tar, ".archive", EntryType::Regular, None, b"x");
-    try_with(hidden).refused("is no name of a file");
+    for name in [".archive", "doc/.archive"] {
+        let hidden = |tar: &mut Made| add(tar, name, EntryType::Regular, None, b"x");
+        try_with(hidden).refused("is no name of a file");
+    }
     let deep = |tar: &mut Made| add(tar, "a/b/c/d/e", EntryType::Regular, None, b"x");
     try_with(deep).refused("is no name of a file");
     let many = |tar: &mut Made| {
@@ -129,6 +131,12 @@ fn names_are_plain_and_come_once() {
         }
     };
     try_with(many).refused("more than 64 files");
+    let folders = |tar: &mut Made| {
+        for number in 0..2 * ARCHIVE_FILES_MAX {
+            add(tar, &format!("d{number}/"), EntryType::Directory, None, b"");
+        }
+    };
+    try_with(folders).refused("more than 128 files and folders");
     let without = made(|tar| add(tar, "other", EntryType::Regular, None, b"x"));
     try_bytes(&without, 1000).refused("there is no flotilla-agent in it");
 }
@@ -153,13 +161,89 @@ fn a_zip_bomb_is_not_unpacked() {
     try_bytes(&after, 1000).refused("follows its end");
 }
 
+/// As many files and folders as there may be, each with the most padding.
+#[test]
+fn an_archive_at_its_bounds_is_unpacked() {
+    let folders = 60;
+    let bytes = made(|tar| {
+        program(tar);
+        for number in 0..folders {
+            add(tar, &format!("d{number}/"), EntryType::Directory, None, b"");
+        }
+        for number in 1..ARCHIVE_FILES_MAX {
+            add(tar, &format!("f{number}"), EntryType::Regular, None, b"x");
+        }
+    });
+    let bytes_max = u64::try_from("program".len() + ARCHIVE_FILES_MAX - 1).unwrap();
+    let tried = try_bytes(&bytes, bytes_max);
+    tried.result.clone().unwrap();
+    let files = fs::read_dir(tried.place()).unwrap().count();
+    assert_eq!(files, ARCHIVE_FILES_MAX);
+}
+
+/// Headers that say more of the entry after them would be read into memory whole.
+#[test]
+fn headers_that_extend_others_are_refused() {
+    let pax = b"30 path=../../../../evil/evil\n";
+    for kind in [
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::GNUSparse,
+        EntryType::Continuous,
+    ] {
+        let extended = |tar: &mut Made| {
+            add(tar, "extension", kind, None, pax);
+            add(tar, "evil", EntryType::Regular, None, b"x");
+        };
+        try_with(extended).refused("extension is no plain file");
+    }
+    let folder = |tar: &mut Made| add(tar, "doc/", EntryType::Directory, None, b"content");
+    try_with(folder).refused("doc is no plain file");
+}
+
+#[test]
+fn what_follows_the_end_is_refused() {
+    let whole = made(program);
+    let another = made(|tar| add(tar, "evil", EntryType::Regular, None, b"x"));
+    for after in [another.as_slice(), b"x", &[0]] {
+        try_bytes(&[whole.as_slice(), after].concat(), 1000).refused("something follows its end");
+    }
+    // Zeroes have no end here: they come to the bound, and go on.
+    let mut plain = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(whole.as_slice());
+    std::io::Read::read_to_end(&mut decoder, &mut plain).unwrap();
+    plain.resize(50_000_000, 0);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&plain).unwrap();
+    try_bytes(&encoder.finish().unwrap(), 1000).refused("something follows its end");
+}
+
 #[test]
 fn damage_is_told() {
     let whole = made(program);
-    for cut in [0, 5, whole.len() / 2, whole.len() - 9] {
-        try_bytes(&whole[..cut], 1000).refused("");
+    for cut in [0, 5, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
+        try_bytes(&whole[..cut], 1000).refused("it cannot be read: ");
     }
-    try_bytes(b"this is no archive at all", 1000).refused("cannot be read");
+    let mut changed = whole.clone();
+    let checksum = whole.len() - 8;
+    changed[checksum] ^= 1;
+    try_bytes(&changed, 1000).refused("it cannot be read: ");
+    try_bytes(b"this is no archive at all", 1000).refused("it cannot be read: ");
+}
+
+#[test]
+fn what_is_there_already_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let (archive, into) = (folder.path().join("archive"), folder.path().join("into"));
+    fs::write(&archive, made(program)).unwrap();
+    fs::create_dir(&into).unwrap();
+    fs::write(into.join("kept"), "kept").unwrap();
+    let error = unpack(&archive, &into, 1000).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::UpdateFailed);
+    assert!(error.to_string().contains("into"), "{error}");
+    assert_eq!(fs::read(into.join("kept")).unwrap(), b"kept");
 }
 
 /// On a real file system that is full.
