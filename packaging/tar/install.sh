@@ -28,7 +28,9 @@ esac
 unit=flotilla-$part.service
 bin=/usr/local/bin
 pages=/usr/local/share/man/man1
+doc=/usr/local/share/doc/flotilla-$part
 units=/etc/systemd/system
+[ -n "$remove" ] || [ -e "bin/$program" ] || fail "there is no $program in this archive, which holds: $(ls bin)"
 [ "$(id -u)" = 0 ] || fail "must run as root"
 [ -d /run/systemd/system ] || fail "systemd does not run here, and the service needs it"
 # Two units of one name, and two programs, would leave it to chance which one runs.
@@ -48,6 +50,7 @@ if [ -n "$remove" ]; then
   systemctl disable --now "$unit" 2>/dev/null || true
   each_page "$pages" | while read -r page; do rm -f "$page"; done
   rm -f "$units/$unit" "$bin/$program"
+  rm -rf "$doc"
   systemctl daemon-reload
   echo "removed; /etc/flotilla and the state below /var/lib are kept"
   exit 0
@@ -65,6 +68,7 @@ if [ "$part" = controller ] && ! getent passwd flotilla >/dev/null; then
 fi
 place 755 "bin/$program" "$bin/$program"
 each_page man | while read -r page; do place 644 "$page" "$pages/${page##*/}"; done
+for paper in "doc/flotilla-$part"/*; do place 644 "$paper" "$doc/${paper##*/}"; done
 [ -e "/etc/flotilla/$part.toml" ] || place 644 "etc/$part.toml" "/etc/flotilla/$part.toml"
 mkdir -p "$units"
 sed "s#/usr/bin/flotilla#$bin/flotilla#" "systemd/$unit" >"$units/.$unit.new"

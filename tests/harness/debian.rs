@@ -34,8 +34,8 @@ impl Debian {
     /// # Panics
     /// When there is everything that it needs and it does not boot.
     pub fn boot() -> Option<Debian> {
-        let tar = given("FLOTILLA_TEST_ROOT")?;
-        let packages = given("FLOTILLA_TEST_PACKAGES")?;
+        let tar = base()?;
+        let packages = packages()?;
         program("systemd-nspawn")?;
         let folder = TempDir::new().expect("the temporary folder is writable");
         let root = folder.path().join("root");
@@ -92,6 +92,18 @@ impl Debian {
     #[track_caller]
     pub fn install(&self, package: &str) {
         self.run(&format!("dpkg -i {PACKAGES}/{package}_*.deb 2>&1"));
+    }
+
+    /// Installs a package for rpm, by the beginning of its file's name. What it needs
+    /// of others is not looked at, since this is a Debian.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn install_rpm(&self, package: &str) {
+        self.run(&format!(
+            "rpm --force-debian --nodeps -i {PACKAGES}/{package}-[0-9]*.rpm 2>&1"
+        ));
     }
 
     /// A property of a unit, as `systemctl show` gives it.
@@ -159,6 +171,16 @@ fn start(root: &Path, console: &Path) -> Process {
         .collect();
     command.arg(format!("--machine=flotilla-{name}"));
     Process::start("debian", &mut command, console)
+}
+
+/// A tar of the Debian that is booted.
+pub fn base() -> Option<PathBuf> {
+    given("FLOTILLA_TEST_ROOT")
+}
+
+/// The folder with the packages.
+pub fn packages() -> Option<PathBuf> {
+    given("FLOTILLA_TEST_PACKAGES")
 }
 
 fn given(variable: &str) -> Option<PathBuf> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::debian::Debian;
 use harness::release::Maker;
 use harness::wait;
+use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -213,6 +214,9 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
 
     debian.install("flotilla-agent");
     debian.install("flotilla-controller");
+    for package in ["flotilla-agent", "flotilla-controller"] {
+        papers(&debian, &format!("/usr/share/doc/{package}"));
+    }
     assert_ne!(old.0, running("flotilla-agent"));
     assert_ne!(old.1, running("flotilla-controller"));
     wait_up(&debian);
@@ -233,6 +237,21 @@ fn boot_upgrades_with_data_and_configuration_and_purges_everything() {
         .collect();
     assert!(left.is_empty(), "{left:#?}");
     assert!(!debian.try_run("getent passwd flotilla").status.success());
+}
+
+/// What a program is made of, and under which licences, is beside it.
+fn papers(debian: &Debian, folder: &str) {
+    let sbom: Value = serde_json::from_str(&debian.run(&format!("cat {folder}/sbom.cdx.json")))
+        .expect("the SBOM is JSON");
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+    let components = sbom["components"].as_array().expect("it has components");
+    for (name, its) in [("redb", true), ("insta", false)] {
+        let listed = components.iter().any(|component| component["name"] == name);
+        assert_eq!(listed, its, "{name}");
+    }
+    let licences = debian.run(&format!("cat {folder}/THIRD-PARTY-LICENSES"));
+    assert!(licences.contains("  redb "), "each crate is named");
+    assert!(licences.contains("Permission is hereby granted"));
 }
 
 /// Files and folders but for those that the package manager and systemd keep for
@@ -353,7 +372,7 @@ fn boot_from_an_archive_installs_upgrades_and_keeps_what_the_node_knows() {
     let Some(debian) = Debian::boot() else {
         return;
     };
-    debian.run("mkdir /opt/archive && tar -xzf /packages/flotilla-*.tar.gz -C /opt/archive --strip-components=1");
+    debian.run("mkdir /opt/archive && tar -xzf /packages/flotilla-[0-9]*.tar.gz -C /opt/archive --strip-components=1");
     debian.run("/opt/archive/install.sh controller");
     start_controller(&debian);
     debian.run("/opt/archive/install.sh agent");
@@ -393,4 +412,44 @@ fn boot_from_an_archive_installs_upgrades_and_keeps_what_the_node_knows() {
     let refused = debian.try_run("/opt/archive/install.sh agent");
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("remove the package first"));
+}
+
+#[test]
+fn boot_from_rpm_runs_both_services_and_keeps_what_is_configured() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    debian.install_rpm("flotilla-controller");
+    debian.install_rpm("flotilla-agent");
+    for package in ["flotilla-agent", "flotilla-controller"] {
+        papers(&debian, &format!("/usr/share/doc/{package}"));
+    }
+    let running = |unit: &str| debian.property(unit, "ActiveState");
+    assert_eq!(
+        running("flotilla-agent"),
+        "inactive",
+        "nothing runs unasked"
+    );
+    start_controller(&debian);
+    join(&debian);
+    let user =
+        debian.run("ps -o user= -p $(systemctl show --value -p MainPID flotilla-controller)");
+    assert_eq!(user, "flotilla");
+
+    debian.run("echo '# ours' >> /etc/flotilla/agent.toml");
+    // Only what is configured differs from what the package says.
+    let differs = debian.run("rpm --force-debian -V --nodeps flotilla-agent || true");
+    assert_eq!(differs.lines().count(), 1, "{differs}");
+    assert!(differs.contains(" c /etc/flotilla/agent.toml"), "{differs}");
+    debian.run("rpm --force-debian --nodeps -U --replacepkgs /packages/flotilla-agent-*.rpm 2>&1");
+    debian.run("grep -q '# ours' /etc/flotilla/agent.toml");
+    wait_up(&debian);
+
+    debian.run("rpm --force-debian -e flotilla-agent flotilla-controller 2>&1");
+    assert_eq!(running("flotilla-agent"), "inactive");
+    debian.run(
+        "test ! -e /usr/bin/flotilla-agent -a ! -e /usr/lib/systemd/system/flotilla-agent.service
+         test -s /var/lib/flotilla-agent/agent.redb -a -s /var/lib/flotilla/journal.redb
+         grep -q '# ours' /etc/flotilla/agent.toml.rpmsave",
+    );
 }

@@ -40,6 +40,8 @@ mod fleet;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod image;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod kill;

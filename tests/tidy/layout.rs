@@ -83,6 +83,7 @@ fn scripts_can_be_run() {
         ".ci/run",
         "packaging/arm64",
         "packaging/build",
+        "packaging/release",
         "packaging/tar/install.sh",
         "tests/run",
     ]
@@ -101,4 +102,21 @@ fn the_cross_file_says_how_it_is_used() {
     let text = fs::read_to_string(root().join("cross.toml")).expect("cross.toml");
     let first = text.lines().next().unwrap_or_default();
     assert!(first.contains("CROSS_CONFIG=cross.toml"), "{first}");
+}
+
+#[test]
+fn packages_have_the_licences_that_may_be_in_the_tree() {
+    let list = |file: &str, path: &[&str]| {
+        let text = fs::read_to_string(root().join(file)).expect("the file is there");
+        let table: toml::Table = text.parse().expect("it is TOML");
+        let mut value = &toml::Value::Table(table);
+        for key in path {
+            value = &value[key];
+        }
+        value.clone()
+    };
+    assert_eq!(
+        list("packaging/about.toml", &["accepted"]),
+        list(".deny.toml", &["licenses", "allow"])
+    );
 }
