@@ -1,5 +1,6 @@
-//! What others rely on and what must therefore not change unnoticed: the bytes on
-//! the wire, the texts of error codes, the shipped configuration, the API.
+//! What others rely on and what must therefore not change unnoticed: the texts of
+//! error codes, the shipped configuration, the API. The bytes on the wire are in
+//! `protocol/tests`.
 
 #[cfg(test)]
 mod codes;
@@ -9,5 +10,3 @@ mod files;
 mod openapi;
 #[cfg(test)]
 mod readme;
-#[cfg(test)]
-mod wire;
