@@ -4,10 +4,10 @@
 //! Owns opening them, and sweeping out of them what no revision names any more.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::deployment::spec::FileKind;
+use protocol::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archives;
@@ -83,11 +83,11 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
     Ok((stores, notify))
 }
 
-/// Sweeps until stopped.
+/// Sweeps until stopped. Archives are those of images and those of releases.
 pub(super) async fn sweep(
     engine: Engine,
     vault: Vault,
-    archives: Archives,
+    archives: [Archives; 2],
     stop: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     loop {
@@ -96,25 +96,32 @@ pub(super) async fn sweep(
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         let (fleet, vault, archives) = (engine.fleet(), vault.clone(), archives.clone());
-        let swept = tokio::task::spawn_blocking(move || sweep_once(&fleet, &vault, &archives));
+        let swept = tokio::task::spawn_blocking(move || {
+            let now = clock::now();
+            sweep_contents(&fleet, &vault, now);
+            for store in &archives {
+                sweep_uploads(store, now);
+            }
+        });
         if let Err(error) = swept.await {
             tracing::error!(%error, "sweeping contents broke off");
         }
     }
 }
 
-fn sweep_once(fleet: &Arc<Fleet>, vault: &Vault, archives: &Archives) {
-    let now = clock::now();
-    let files = named(fleet);
-    // Archives were pushed by people, and go when people say so; what nobody went
-    // on to upload goes by itself.
-    let images: BTreeSet<Digest> = archives.list().iter().map(|held| held.digest).collect();
-    match vault.sweep(&files, now) {
+fn sweep_contents(fleet: &Fleet, vault: &Vault, now: UnixMillis) {
+    match vault.sweep(&named(fleet), now) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed contents that no revision names"),
         Err(error) => tracing::warn!(%error, "contents that no revision names stay"),
     }
-    match archives.sweep(&images, now) {
+}
+
+/// Archives were pushed by people, and go when people say so; what nobody went on to
+/// upload goes by itself.
+fn sweep_uploads(archives: &Archives, now: UnixMillis) {
+    let whole: BTreeSet<Digest> = archives.list().iter().map(|held| held.digest).collect();
+    match archives.sweep(&whole, now) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed uploads that nobody went on with"),
         Err(error) => tracing::warn!(%error, "uploads that nobody went on with stay"),
@@ -133,4 +140,28 @@ fn named(fleet: &Fleet) -> BTreeSet<(FileKind, String)> {
         .map(|file| (file.kind, file.digest.clone()))
         .chain(secrets.map(|digest| (FileKind::Secret, digest)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn uploads_of_images_and_of_releases_go_when_nobody_goes_on_with_them() {
+        let named = Digest([7; 32]);
+        for open in [Archives::open, Archives::of_releases] {
+            let folder = TempDir::new().unwrap();
+            let store = open(folder.path()).unwrap();
+            store.append(named, 100, 0, b"a", clock::now()).unwrap();
+            let left = || std::fs::read_dir(folder.path()).unwrap().count();
+            // After a restart nobody knows the upload.
+            let store = open(folder.path()).unwrap();
+            sweep_uploads(&store, clock::now());
+            assert_eq!(left(), 1, "it may be gone on with");
+            sweep_uploads(&store, UnixMillis(clock::now().0 + 2 * 24 * 3_600_000));
+            assert_eq!(left(), 0);
+        }
+    }
 }

@@ -441,6 +441,7 @@ fn run_contents(
     stores: &Stores,
 ) -> Fetches {
     let (vault, archives) = (stores.vault.clone(), stores.archives.clone());
+    let releases = stores.releases.clone();
     supervisor.start(
         "contents",
         Stage::Work,
@@ -448,7 +449,7 @@ fn run_contents(
         content::sweep(
             engine.clone(),
             vault.clone(),
-            archives.clone(),
+            [archives.clone(), releases.clone()],
             supervisor.stop(Stage::Work),
         ),
     );
@@ -456,7 +457,7 @@ fn run_contents(
         engine.clone(),
         vault,
         archives,
-        stores.releases.clone(),
+        releases,
         Arc::new(Ordered::new(engine.watch(), uplink.clone())),
         Arc::new(clock::now),
     )
