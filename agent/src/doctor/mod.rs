@@ -14,6 +14,7 @@ mod host;
 mod reach;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -202,6 +203,7 @@ pub fn examine(subject: &Subject) -> Report {
     checks.push(reach::engine(subject));
     checks.push(host::agent(subject));
     checks.push(host::gate(subject));
+    checks.push(update::update(subject));
     Report { checks }
 }
 

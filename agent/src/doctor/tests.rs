@@ -16,6 +16,9 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::PrivateKeyDer;
 
 use crate::config::Source;
+use crate::domain::update::record::Phase;
+use crate::domain::update::tests::trial;
+use crate::update::layout::Layout;
 
 /// 2026-11-23T20:30:00Z
 const NOW: UnixMillis = UnixMillis(1_795_465_800_000);
@@ -222,7 +225,7 @@ fn healthy_node_is_told_so() {
     assert_eq!(report.exit(), Exit::Ok);
     let table = report.table();
     assert!(
-        table.contains("11 checks") || table.contains("12 checks"),
+        table.contains("12 checks") || table.contains("13 checks"),
         "{table}"
     );
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
@@ -454,4 +457,26 @@ fn a_break_glass_file_is_found_whether_it_counts_or_not() {
     }
     write(&path, b"reason = \"x\"", 0o666);
     node.expect("gate", Verdict::Warning, "does not count");
+}
+
+#[test]
+fn the_last_update_is_told_and_one_that_was_given_up_is_a_warning() {
+    let (_fleet, node) = node();
+    node.expect("update", Verdict::Ok, "as installed");
+    let layout = Layout::below(&node.subject.dirs.state);
+    let mut trial = trial();
+    trial.base = "0.0.1".to_owned();
+    layout.keep(&trial).unwrap();
+    node.expect("update", Verdict::Ok, "installed after an update to 0.2.0");
+    trial.base = crate::program::version().to_owned();
+    layout.keep(&trial).unwrap();
+    node.expect("update", Verdict::Ok, "is on trial");
+    layout.keep(&trial.to(Phase::Proven)).unwrap();
+    node.expect("update", Verdict::Ok, "updated from 0.1.0");
+    layout.keep(&trial.to(Phase::Abandoned)).unwrap();
+    node.expect("update", Verdict::Ok, "before it was started");
+    layout.keep(&trial.reverted("it never got ready")).unwrap();
+    node.expect("update", Verdict::Warning, "given up: it never got ready");
+    fs::write(node.state("update/record"), b"damaged").unwrap();
+    node.expect("update", Verdict::Failed, "update/record is damaged");
 }
