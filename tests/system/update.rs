@@ -2,15 +2,20 @@
 //! on three versions, and releases that must not be installed.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
+use agent::update::unpack::unpack;
 use harness::agent::Agent;
 use harness::cli::Cli;
 use harness::clock;
 use harness::controller::{Controller, Plan};
+use harness::debian::packages;
 use harness::release::Maker;
 use harness::wait;
+use protocol::release::{ARCHIVE_BYTES_MAX, PROGRAM};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::fleet;
 
@@ -23,7 +28,7 @@ struct World {
     controller: Controller,
     cli: Cli,
     maker: Maker,
-    params: tempfile::TempDir,
+    params: TempDir,
 }
 
 impl World {
@@ -32,7 +37,7 @@ impl World {
         let cli = controller.cli();
         let maker = Maker::new();
         cli.ok(&["release", "key", "add", &maker.public()]);
-        let params = tempfile::TempDir::new().unwrap();
+        let params = TempDir::new().unwrap();
         fs::write(params.path().join("rollout.toml"), QUICK).unwrap();
         World {
             controller,
@@ -304,4 +309,35 @@ fn a_revocation_recalls_a_version_that_is_on_trial() {
     assert!(state == "aborting" || state == "aborted", "{rollouts}");
     drop(agent);
     drop(world.controller);
+}
+
+/// What packaging makes, and what nodes read as if anybody had made it.
+#[test]
+fn update_archive_of_the_packages_is_unpacked_and_runs() {
+    let Some(packages) = packages() else {
+        return;
+    };
+    let archive = fs::read_dir(packages)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("flotilla-agent-") && name.ends_with(".tar.gz")
+        })
+        .expect("packaging/build makes an archive of the agent");
+    let folder = TempDir::new().unwrap();
+    let into = folder.path().join("version");
+    unpack(&archive, &into, ARCHIVE_BYTES_MAX).unwrap();
+    let said = Command::new(into.join(PROGRAM)).arg("--version").output();
+    let said = String::from_utf8(said.unwrap().stdout).unwrap();
+    assert_eq!(
+        said.trim(),
+        concat!("flotilla-agent ", env!("CARGO_PKG_VERSION"))
+    );
+    for paper in ["LICENSE", "THIRD-PARTY-LICENSES", "sbom.cdx.json"] {
+        assert!(
+            fs::metadata(into.join(paper)).unwrap().len() > 1000,
+            "{paper}"
+        );
+    }
 }
