@@ -10,6 +10,8 @@
 //! **Invariant:** a version is never gone back to by an old manifest played again: a
 //! release says which versions it may come from, and by default these are older.
 
+pub mod entries;
+
 use core::time::Duration;
 use std::collections::BTreeSet;
 

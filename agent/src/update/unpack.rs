@@ -10,27 +10,18 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read, Take, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 use protocol::ErrorCode;
-use protocol::release::{ARCHIVE_FILES_MAX, PROGRAM};
-use tar::{Archive, EntryType};
+use protocol::release::PROGRAM;
+use protocol::release::entries::{Entries, EntryKind, TAR_OVERHEAD_BYTES};
+use tar::Archive;
 
 use crate::durable;
 
-/// Files and folders in an archive.
-const ENTRIES_MAX: usize = 2 * ARCHIVE_FILES_MAX;
-
-/// Bytes of a tar beside its files' content: a header and padding for each entry, and
-/// the last record, which programs fill up to 20 blocks (POSIX.1-2017, pax, ustar).
-const TAR_OVERHEAD_BYTES: u64 = ENTRIES_MAX as u64 * 2 * 512 + 20 * 512;
-
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 64 * 1024;
-
-/// Folders below one another.
-const DEPTH_MAX: usize = 4;
 
 /// Why an archive is not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -108,48 +99,25 @@ fn read_entries(
     into: &Path,
     bytes_max: u64,
 ) -> Result<BTreeSet<PathBuf>, UnpackError> {
-    let mut left = bytes_max;
-    let mut names = BTreeSet::new();
+    let mut judged = Entries::new(bytes_max);
     let mut folders = BTreeSet::from([into.to_owned()]);
     // Raw: headers that extend others (long names, pax) would be read into memory
     // whole, however large. They come as entries, and are refused as such.
-    let entries = tar.entries().map_err(|error| damaged(&error))?.raw(true);
-    for (count, entry) in entries.enumerate() {
+    for entry in tar.entries().map_err(|error| damaged(&error))?.raw(true) {
         let mut entry = entry.map_err(|error| damaged(&error))?;
-        if count >= ENTRIES_MAX {
-            return Err(invalid(format!(
-                "it has more than {ENTRIES_MAX} files and folders"
-            )));
-        }
-        let kind = entry.header().entry_type();
-        let name = plain(&entry.path_bytes())?;
+        let kind = match entry.header().entry_type() {
+            kind if kind.is_file() => EntryKind::File,
+            kind if kind.is_dir() => EntryKind::Folder,
+            kind => EntryKind::Other(kind.as_byte()),
+        };
         let size = entry.size();
-        if kind == EntryType::Directory && size == 0 {
-            continue;
+        let taken = judged.take(&entry.path_bytes(), kind, size);
+        if let Some(name) = taken.map_err(invalid)? {
+            make_folders(into, &name, &mut folders)?;
+            write(&mut entry, &into.join(&name), size, &name)?;
         }
-        if kind != EntryType::Regular {
-            let shown = name.display();
-            return Err(invalid(format!("{shown} is no plain file ({kind:?})")));
-        }
-        if names.len() >= ARCHIVE_FILES_MAX {
-            return Err(invalid(format!(
-                "it has more than {ARCHIVE_FILES_MAX} files"
-            )));
-        }
-        if !names.insert(name.clone()) {
-            return Err(invalid(format!("{} is in it twice", name.display())));
-        }
-        left = left.checked_sub(size).ok_or_else(|| {
-            invalid(format!(
-                "its files have more than the {bytes_max} bytes that the manifest says"
-            ))
-        })?;
-        make_folders(into, &name, &mut folders)?;
-        write(&mut entry, &into.join(&name), size, &name)?;
     }
-    if !names.contains(Path::new(PROGRAM)) {
-        return Err(invalid(format!("there is no {PROGRAM} in it")));
-    }
+    judged.end().map_err(invalid)?;
     Ok(folders)
 }
 
@@ -174,30 +142,6 @@ fn nothing_follows(mut rest: Take<GzDecoder<BufReader<File>>>) -> Result<(), Unp
         return Err(invalid("something follows its end"));
     }
     Ok(())
-}
-
-/// A path that leads to nowhere but down.
-fn plain(raw: &[u8]) -> Result<PathBuf, UnpackError> {
-    let text = core::str::from_utf8(raw).map_err(|_| invalid("a name in it is no UTF-8"))?;
-    let mut path = PathBuf::new();
-    for part in Path::new(text).components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
-            Component::Prefix(_) | Component::RootDir | Component::ParentDir => {
-                return Err(invalid(format!("{text:?} leads out of it")));
-            }
-        }
-    }
-    let hidden = path
-        .components()
-        .any(|part| part.as_os_str().to_string_lossy().starts_with('.'));
-    if path.components().count() > DEPTH_MAX || text.contains('\0') || hidden {
-        return Err(invalid(format!(
-            "{text:?} is no name of a file of a release"
-        )));
-    }
-    Ok(path)
 }
 
 fn make_folders(

@@ -11,24 +11,22 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use protocol::ErrorCode;
 use protocol::key::SigningKey;
 use protocol::message;
+use protocol::release::entries::{Entries, EntryKind, TAR_OVERHEAD_BYTES};
 use protocol::release::{
-    ARCHIVE_BYTES_MAX, ARCHIVE_FILES_MAX, Archive, MANIFEST_BYTES_MAX, PROGRAM, Release,
-    ReleaseError, SignedRelease, UNPACKED_BYTES_MAX, archive_name, manifest_name,
+    ARCHIVE_BYTES_MAX, Archive, MANIFEST_BYTES_MAX, Release, ReleaseError, SignedRelease,
+    UNPACKED_BYTES_MAX, archive_name, manifest_name,
 };
 use protocol::time::UnixMillis;
 
 use crate::archive::digest_of;
 use crate::durable;
-
-/// Bytes of headers and padding beside the files of a tar.
-const TAR_OVERHEAD_BYTES: u64 = 64 * 1024;
 
 /// What a release is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,38 +245,22 @@ fn inspect(reader: impl Read) -> Result<u64, String> {
     let bound = UNPACKED_BYTES_MAX + TAR_OVERHEAD_BYTES;
     let mut tar = tar::Archive::new(GzDecoder::new(reader).take(bound));
     let damaged = |error: io::Error| format!("it cannot be read: {error}");
-    let (mut unpacked, mut count, mut has_program) = (0_u64, 0, false);
-    for entry in tar.entries().map_err(damaged)? {
+    let mut judged = Entries::new(UNPACKED_BYTES_MAX);
+    // Raw, as nodes read it: what extends the header of another entry is one.
+    for entry in tar.entries().map_err(damaged)?.raw(true) {
         let mut entry = entry.map_err(damaged)?;
-        let path = entry.path().map_err(damaged)?.into_owned();
-        let shown = path.display();
-        let down = |part| matches!(part, Component::Normal(_) | Component::CurDir);
-        if !path.components().all(down) {
-            return Err(format!("{shown} leads out of it"));
-        }
-        let kind = entry.header().entry_type();
-        if kind.is_dir() {
-            continue;
-        }
-        if !kind.is_file() {
-            return Err(format!("{shown} is no plain file ({kind:?})"));
-        }
-        has_program |= path.strip_prefix(".").unwrap_or(&path) == Path::new(PROGRAM);
-        count += 1;
-        unpacked = unpacked.saturating_add(entry.size());
-        if count > ARCHIVE_FILES_MAX || unpacked > UNPACKED_BYTES_MAX {
-            return Err(format!(
-                "it has more than {ARCHIVE_FILES_MAX} files or {UNPACKED_BYTES_MAX} bytes"
-            ));
-        }
-        let read = io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
-        if read != entry.size() {
-            return Err(format!("{shown} ends early"));
+        let kind = match entry.header().entry_type() {
+            kind if kind.is_file() => EntryKind::File,
+            kind if kind.is_dir() => EntryKind::Folder,
+            kind => EntryKind::Other(kind.as_byte()),
+        };
+        let size = entry.size();
+        if let Some(name) = judged.take(&entry.path_bytes(), kind, size)? {
+            let read = io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
+            if read != size {
+                return Err(format!("{} ends early", name.display()));
+            }
         }
     }
-    if has_program {
-        Ok(unpacked)
-    } else {
-        Err(format!("there is no {PROGRAM} in it"))
-    }
+    judged.end()
 }

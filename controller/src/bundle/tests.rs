@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use protocol::key::PublicKey;
 use protocol::release::LIFETIME_DEFAULT;
+use protocol::release::PROGRAM;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
@@ -113,6 +114,18 @@ fn an_archive_that_a_node_would_refuse_is_not_signed() {
         "no plain file",
     );
     world.not_signed(&with("hard", EntryType::Link, PROGRAM), "no plain file");
+    for kind in [
+        EntryType::XHeader,
+        EntryType::GNULongName,
+        EntryType::GNUSparse,
+    ] {
+        world.not_signed(&with("extension", kind, ""), "no plain file");
+    }
+    world.not_signed(
+        &with("doc/.hidden", EntryType::Regular, ""),
+        "is no name of",
+    );
+    world.not_signed(&with(PROGRAM, EntryType::Regular, ""), "is in it twice");
     world.not_signed(
         &archive(&[("other", EntryType::Regular, "", b"x")]),
         "there is no flotilla-agent",
