@@ -272,11 +272,16 @@ pub async fn download(
         .map_err(not_written)?;
     let mut arriving = Arriving::open(fetcher, wanted.content, offset, wanted.stall).await?;
     let (began, first) = (Instant::now(), offset);
-    while let Some(chunk) = arriving.next().await? {
+    let ended = loop {
+        let chunk = match arriving.next().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
         hash.update(&chunk);
         offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         if offset > wanted.bytes_max {
-            break;
+            break Ok(());
         }
         if let Err(error) = file.write_all(&chunk).await {
             // Most likely the disk is full: what is there is given back.
@@ -288,9 +293,14 @@ pub async fn download(
             let due = Duration::from_millis((offset - first).saturating_mul(1000) / rate);
             tokio::time::sleep_until(began + due).await;
         }
-    }
+    };
+    // A write goes on by itself when its file is dropped, and would meet the next try.
     file.flush().await.map_err(not_written)?;
-    if HEXLOWER.encode(hash.finish().as_ref()) == wanted.sha256 {
+    ended?;
+    // Also when a try before was broken off in the middle of a write: what is kept is
+    // what was hashed.
+    let kept = file.metadata().await.map_err(not_written)?.len();
+    if kept == offset && HEXLOWER.encode(hash.finish().as_ref()) == wanted.sha256 {
         return Ok(());
     }
     // What is wrong does not get right by going on with it.
