@@ -1,4 +1,5 @@
-//! Files and folders on disk, so that what this returned from outlives a power cut.
+//! Files and folders on disk. What is written outlives a power cut; what is removed is
+//! gone for good once its folder was synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};

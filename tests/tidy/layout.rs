@@ -85,6 +85,7 @@ fn scripts_can_be_run() {
         "packaging/build",
         "packaging/release",
         "packaging/tar/install.sh",
+        "packaging/tool",
         "tests/run",
     ]
     .into_iter()
