@@ -10,11 +10,11 @@ pub mod key;
 mod tests;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek as _};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, Take};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use protocol::ErrorCode;
 use protocol::key::SigningKey;
 use protocol::message;
@@ -243,7 +243,7 @@ fn look(path: &Path, target: &str, name: &str) -> Result<Archive, BundleError> {
 /// files.
 fn inspect(reader: impl Read) -> Result<u64, String> {
     let bound = UNPACKED_BYTES_MAX + TAR_OVERHEAD_BYTES;
-    let mut tar = tar::Archive::new(GzDecoder::new(reader).take(bound));
+    let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(reader)).take(bound));
     let damaged = |error: io::Error| format!("it cannot be read: {error}");
     let mut judged = Entries::new(UNPACKED_BYTES_MAX);
     // Raw, as nodes read it: what extends the header of another entry is one.
@@ -262,5 +262,25 @@ fn inspect(reader: impl Read) -> Result<u64, String> {
             }
         }
     }
-    judged.end()
+    let bytes = judged.end()?;
+    if follows(tar.into_inner()).map_err(damaged)? {
+        return Err("something follows its end".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// Whether anything but the filling of the last record follows an archive's end, in the
+/// gzip member or behind it: nodes refuse that.
+fn follows(mut rest: Take<GzDecoder<BufReader<impl Read>>>) -> io::Result<bool> {
+    let mut block = [0; 4096];
+    loop {
+        match rest.read(&mut block)? {
+            0 => break,
+            count if block.iter().take(count).any(|byte| *byte != 0) => return Ok(true),
+            _ => {}
+        }
+    }
+    let mut member = rest.into_inner();
+    let more = member.read(&mut block)?;
+    Ok(more > 0 || !member.into_inner().fill_buf()?.is_empty())
 }

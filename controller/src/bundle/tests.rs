@@ -1,6 +1,7 @@
 //! Releases made to deceive, and keys that are not kept well.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -132,6 +133,20 @@ fn an_archive_that_a_node_would_refuse_is_not_signed() {
     );
     world.not_signed(b"no archive", "cannot be read");
     world.not_signed(&good()[..20], "cannot be read");
+    for after in [b"more".as_slice(), &[0], &good()] {
+        world.not_signed(&[&good(), after].concat(), "something follows its end");
+    }
+    let mut tar = GzEncoder::new(Vec::new(), Compression::fast());
+    let plain = {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(good().as_slice())
+            .read_to_end(&mut plain)
+            .unwrap();
+        plain
+    };
+    tar.write_all(&[plain.as_slice(), b"more"].concat())
+        .unwrap();
+    world.not_signed(&tar.finish().unwrap(), "something follows its end");
     fs::remove_file(world.dist().join(archive_name("0.2.0", TARGET))).unwrap();
     let error = world.sign().unwrap_err();
     assert!(error.to_string().contains("there is no"), "{error}");
