@@ -1,7 +1,7 @@
 //! The agent for 64-bit ARM, run by an emulator against a real controller: it joins,
 //! measures, obeys, knows an open breaker, and comes back from SIGKILL.
 //!
-//! `packaging/arm64` builds it, and makes the C library that the emulator wants.
+//! `packaging/arm` builds it, and makes the C library that the emulator wants.
 //! What the agent runs for operators is the host's own, since the emulator ends where
 //! another program is started.
 
