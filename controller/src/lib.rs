@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod backup;
 pub mod broker;
 pub mod bundle;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod exit;
 pub mod fetch;
 pub mod host;
 pub mod journal;
+mod layout;
 pub mod notify;
 pub mod operation;
 pub mod outbound;
@@ -22,6 +24,8 @@ pub mod pki;
 pub mod quickstart;
 pub mod recover;
 pub mod registry;
+mod rows;
+mod secret_file;
 pub mod series;
 pub mod serve;
 pub mod supervisor;

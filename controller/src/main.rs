@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         | Command::Metrics(_)
         | Command::Access(_)
         | Command::Audit(_)
+        | Command::Backup(_)
         | Command::Support(_)
         | Command::Config(_)
         | Command::Completion { .. }) => operator(cli.global, command),

@@ -22,12 +22,19 @@ fn controller(debian: &Debian, package: &str) {
 }
 
 fn start_controller(debian: &Debian) {
+    start_controller_again(debian);
+    debian.run(
+        "mkdir -p ~/.config/flotilla
+         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
+    );
+}
+
+/// Starts a controller whose operator has a profile already.
+fn start_controller_again(debian: &Debian) {
     debian.run(
         "sed -i 's/^#advertise = \"fleet.*/advertise = \"127.0.0.1:8443\"/; \
                 s/^#names = .*/names = [\"127.0.0.1\"]/' /etc/flotilla/controller.toml
-         systemctl start flotilla-controller
-         mkdir -p ~/.config/flotilla
-         cp /var/lib/flotilla/admin-profile.toml ~/.config/flotilla/profile.toml",
+         systemctl start flotilla-controller",
     );
 }
 
@@ -275,6 +282,62 @@ fn files(debian: &Debian) -> Vec<String> {
         .filter(|path| !own.iter().any(|start| path.starts_with(start)))
         .map(str::to_owned)
         .collect()
+}
+
+/// The machine of the controller is lost: its backup is restored on another one, by
+/// root, and the nodes come back with nobody touching them.
+#[test]
+fn boot_restores_a_backup_after_the_controller_was_lost_and_nodes_come_back() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    controller(&debian, "flotilla-controller");
+    agent(&debian, "flotilla-agent");
+    let recipient = debian.run("flotilla backup key create ~/backup.key 2>/dev/null");
+    let configure = || {
+        debian.run(&format!(
+            "sed -i 's/^#recipients = .*/recipients = [\"{recipient}\"]/' /etc/flotilla/controller.toml"
+        ));
+    };
+    let unconfigured = debian.try_run("flotilla backup create --to ~/fleet.backup");
+    let said = String::from_utf8_lossy(&unconfigured.stderr).into_owned();
+    assert!(said.contains("backup.unconfigured"), "{said}");
+    configure();
+    debian.run("systemctl restart flotilla-controller");
+    wait_up(&debian);
+    debian.run("printf hunter2 | flotilla secret set db-password");
+    debian.run("flotilla run node-1 -- uname -s");
+    debian.run("flotilla backup create --to ~/fleet.backup");
+    let node = debian.run("flotilla node list -o json | grep '\"id\"'");
+    let verified = debian.run("flotilla backup verify ~/fleet.backup --key ~/backup.key");
+    assert!(
+        verified.contains("good") && verified.contains("1 nodes"),
+        "{verified}"
+    );
+
+    let agent = debian.property("flotilla-agent", "MainPID");
+    debian.run("dpkg --purge flotilla-controller 2>&1; test ! -e /var/lib/flotilla");
+    debian.install("flotilla-controller");
+    configure();
+    debian.run("flotilla backup restore ~/fleet.backup --key ~/backup.key");
+    start_controller_again(&debian);
+    wait_up(&debian);
+    assert_eq!(agent, debian.property("flotilla-agent", "MainPID"));
+    assert_eq!(
+        node,
+        debian.run("flotilla node list -o json | grep '\"id\"'"),
+        "the same node comes back"
+    );
+    assert_eq!(debian.run("flotilla run node-1 -- uname -s"), "Linux");
+    assert!(debian.run("flotilla secret list").contains("db-password"));
+    let strangers = debian.run("find /var/lib/flotilla ! -user flotilla");
+    assert_eq!(strangers, "", "all of it is the controller's own user's");
+    let trail = debian.run("flotilla audit tail -n 20");
+    assert!(
+        trail.contains("backup.made") && trail.contains("incarnation"),
+        "{trail}"
+    );
+    debian.run("flotilla audit export --to /run/trail && flotilla audit verify /run/trail");
 }
 
 /// The units as systemd judges them (0 is closed, 10 open), so that a relaxation is

@@ -1,6 +1,6 @@
-//! A controller that comes back from an old backup, and one that has lost part of
-//! its state: the first is obeyed and says what it cannot know, the second does
-//! not start.
+//! A controller that comes back from a backup, or from an old copy of its state, and
+//! one that has lost part of it: the first two are obeyed and say what they cannot
+//! know, the last does not start.
 
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ use crate::fleet;
 use crate::kill::{Marks, issue, willing_agent};
 
 fn incarnation(controller: &harness::controller::Controller) -> u64 {
-    let key = fleet::admin_key(controller);
+    incarnation_by(controller, &fleet::admin_key(controller))
+}
+
+fn incarnation_by(controller: &harness::controller::Controller, key: &str) -> u64 {
     let url = format!("{}/api/v1/status", controller.api());
     let answer = controller.http().get(url).bearer_auth(key).send().unwrap();
     let status: Value = answer.json().unwrap();
@@ -83,6 +86,111 @@ fn a_controller_restored_from_an_old_backup_is_obeyed_and_nothing_runs_twice() {
     let export = export.to_string_lossy();
     cli.ok(&["audit", "export", "--to", &export]);
     cli.ok(&["audit", "verify", &export]);
+}
+
+/// While it works under load a backup is made; then all of it is lost. What is restored
+/// elsewhere is obeyed, knows what was before, and nothing runs twice.
+#[test]
+fn a_backup_made_under_load_is_restored_on_a_new_machine_and_nodes_come_back() {
+    let keys = tempfile::TempDir::new().unwrap();
+    let key = keys
+        .path()
+        .join("backup.key")
+        .to_string_lossy()
+        .into_owned();
+    let made = harness::cli::answer(
+        harness::programs::command(harness::programs::flotilla())
+            .args(["backup", "key", "create", &key]),
+        "flotilla backup key create",
+    );
+    assert_eq!(made.code, 0, "{}", made.err);
+    let recipients = format!("[\"{}\"]", made.out.trim());
+    let mut controller = Plan::service()
+        .with("FLOTILLA_BACKUP_RECIPIENTS", &recipients)
+        .with("FLOTILLA_API_METRICS_ANONYMOUS", "true")
+        .start();
+    // The operator's own profile, as on a machine of theirs.
+    let profile = keys.path().join("profile.toml");
+    std::fs::copy(controller.profile(), &profile).unwrap();
+    let cli = harness::cli::Cli::new(&profile);
+    let admin = fleet::admin_key(&controller);
+    let marks = Marks::below(controller.scratch());
+    let mut agent = willing_agent(&cli, "keeper");
+    agent.start();
+    fleet::await_up(&cli, "keeper");
+    let before = incarnation_by(&controller, &admin);
+    let known: Vec<String> = (0..8)
+        .map(|number| issue(&cli, "keeper", &marks, number).expect("it is issued"))
+        .collect();
+
+    let viewer = fleet::key_for(&cli, "looker", "viewer");
+    let viewer = fleet::profile_with(&controller, "looker", &viewer);
+    let file = keys
+        .path()
+        .join("fleet.backup")
+        .to_string_lossy()
+        .into_owned();
+    viewer
+        .ask(&["backup", "create", "--to", &file])
+        .refused_with("access.denied");
+    cli.ok(&["backup", "create", "--to", &file]);
+    let late = issue(&cli, "keeper", &marks, 8).expect("it is issued");
+    assert_eq!(fleet::outcome(&cli, &late)["state"], "succeeded");
+    let sound = cli.json(&["backup", "verify", &file, "--key", &key]);
+    assert_eq!(sound["nodes"], 1, "{sound}");
+    let trail: Vec<String> = fleet::trail(&cli).iter().map(Value::to_string).collect();
+    assert!(
+        trail
+            .iter()
+            .any(|record| record.contains("backup.made") && record.contains(made.out.trim())),
+        "{trail:#?}"
+    );
+
+    controller.kill();
+    std::fs::remove_dir_all(controller.folder()).unwrap();
+    let folder = controller.folder().to_string_lossy().into_owned();
+    cli.ok(&[
+        "backup",
+        "restore",
+        &file,
+        "--key",
+        &key,
+        "--state-dir",
+        &folder,
+    ]);
+    controller.start();
+    assert!(
+        incarnation_by(&controller, &admin) > before,
+        "its incarnation rose by itself"
+    );
+    fleet::await_up(&cli, "keeper");
+    for (number, id) in known.iter().enumerate() {
+        assert_eq!(fleet::outcome(&cli, id)["state"], "succeeded");
+        assert_eq!(marks.count(number), 1, "command {number} ran once");
+    }
+    cli.ask(&["command", "show", &late])
+        .refused_with("command.not_found");
+    assert_eq!(marks.count(8), 1);
+    let again = issue(&cli, "keeper", &marks, 9).expect("it is issued");
+    assert_eq!(fleet::outcome(&cli, &again)["state"], "succeeded");
+    let raised = incarnation_by(&controller, &admin);
+    controller.stop();
+    controller.start();
+    assert_eq!(
+        incarnation_by(&controller, &admin),
+        raised,
+        "once for each restore"
+    );
+    let refused = cli.ask(&[
+        "backup",
+        "restore",
+        &file,
+        "--key",
+        &key,
+        "--state-dir",
+        &folder,
+    ]);
+    refused.refused_with("backup.in_the_way");
 }
 
 #[test]

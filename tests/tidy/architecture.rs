@@ -74,6 +74,7 @@ const OWNED: &[Owned] = &[
             "controller/src/journal",
             "controller/src/uplink",
             "controller/src/series",
+            "controller/src/rows.rs",
         ],
     },
     Owned {
@@ -126,7 +127,11 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         name: "zstd::",
-        owners: &["protocol/src/telemetry"],
+        owners: &["protocol/src/telemetry", "controller/src/backup"],
+    },
+    Owned {
+        name: "age::",
+        owners: &["controller/src/backup"],
     },
 ];
 

@@ -234,7 +234,7 @@ impl Archives {
     /// # Errors
     /// [`ArchiveError::File`].
     pub fn open(folder: &Path) -> Result<Self, ArchiveError> {
-        Self::open_with(folder, Kind::Images, free_bytes)
+        Self::open_with(folder, Kind::Images, durable::free_bytes)
     }
 
     /// Opens the archives of releases in a folder, making it when it is missing.
@@ -242,7 +242,7 @@ impl Archives {
     /// # Errors
     /// [`ArchiveError::File`].
     pub fn of_releases(folder: &Path) -> Result<Self, ArchiveError> {
-        Self::open_with(folder, Kind::Releases, free_bytes)
+        Self::open_with(folder, Kind::Releases, durable::free_bytes)
     }
 
     fn open_with(folder: &Path, kind: Kind, free: FreeBytes) -> Result<Self, ArchiveError> {
@@ -678,11 +678,6 @@ fn list(folder: &Path) -> Result<Vec<(Digest, &'static str)>, ArchiveError> {
         found.extend(digest.parse().ok().map(|digest| (digest, ending)));
     }
     Ok(found)
-}
-
-fn free_bytes(path: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(path)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 fn system_time(now: UnixMillis) -> SystemTime {

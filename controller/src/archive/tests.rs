@@ -330,7 +330,7 @@ fn an_archive_that_would_fill_the_disk_is_refused_before_it_begins() {
     let error = archives.append(digest_of(b"x"), 500, 0, &[7; 101], NOW);
     assert_eq!(error.unwrap_err().code(), ErrorCode::StoreFull);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert!(free_bytes(folder.path()).unwrap() > 0);
+    assert!(crate::durable::free_bytes(folder.path()).unwrap() > 0);
 }
 
 #[test]

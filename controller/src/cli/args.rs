@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod alert;
+pub mod backup;
 pub mod breaker;
 pub mod deploy;
 pub mod release;
@@ -172,6 +173,9 @@ pub enum Command {
     /// The audit trail: tail, export, verify
     #[command(subcommand)]
     Audit(Audit),
+    /// Backups of the controller: key, create, verify, restore
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// Write a support bundle: versions, configuration without secrets, statistics, logs
     #[command(after_help = "Example:\n  flotilla support --to flotilla-support.tar.gz")]
     Support(Support),
@@ -676,11 +680,11 @@ pub enum Recover {
     },
     /// Say that the state directory was restored from a backup
     #[command(
-        after_help = "A backup is a copy of the state directory made while the controller is stopped. After
+        after_help = "For a state directory that was put back as a copy, made while the controller was stopped:
 \
-        putting one back, raise the incarnation, so that nodes obey the restored controller and
+        nodes then obey the restored controller, and send again what it does not know.
 \
-        send again what it does not know. `flotilla serve --restored` does the same.
+        `flotilla serve --restored` does the same, and `flotilla backup restore` sees to it by itself.
 
 \
         Example:

@@ -1,11 +1,10 @@
 //! `flotilla audit …`.
 
-use std::io::{BufReader, Write as _};
+use std::io::BufReader;
 use std::path::Path;
 use std::time::Duration;
 
 use comfy_table::Table;
-use futures_util::StreamExt as _;
 use protocol::key::PublicKey;
 use serde::Serialize;
 
@@ -13,6 +12,7 @@ use crate::cli::Session;
 use crate::cli::args::{Audit, Format};
 use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, fit};
+use crate::cli::save::{cannot_write, save};
 use crate::exit::Exit;
 use crate::operation::view::Stamp;
 use crate::operation::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
@@ -106,34 +106,11 @@ fn table(print: &mut Printer, records: &[RecordView]) -> Result<(), CliFailure> 
 /// leaves no file that looks whole.
 async fn export(session: &mut Session, to: &Path) -> Result<Exit, CliFailure> {
     let key: AuditKey = session.client.get("/audit/key").await?;
-    let cannot = |path: &Path, error: &std::io::Error| {
-        CliFailure::because(
-            Exit::CannotCreate,
-            format_args!("cannot write {}", path.display()),
-            error,
-        )
-    };
-    let part = to.with_added_extension("part");
-    let mut file = std::fs::File::create(&part).map_err(|error| cannot(&part, &error))?;
-    let mut chunks = session
-        .client
-        .download("/audit/export")
-        .await?
-        .bytes_stream();
-    let mut count = 0;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| {
-            CliFailure::because(Exit::Unavailable, "the export broke off", &error)
-        })?;
-        count += chunk.len();
-        file.write_all(&chunk)
-            .map_err(|error| cannot(&part, &error))?;
-    }
-    file.sync_all().map_err(|error| cannot(&part, &error))?;
-    std::fs::rename(&part, to).map_err(|error| cannot(to, &error))?;
+    let response = session.client.download("/audit/export").await?;
+    let count = save(response, to, "the export").await?;
     let beside = key_file(to);
     std::fs::write(&beside, key.public_keys.join("\n") + "\n")
-        .map_err(|error| cannot(&beside, &error))?;
+        .map_err(|error| cannot_write(&beside, &error))?;
     session.print.show(&key, |print, _| {
         print.line(format!(
             "{count} bytes in {}, public key in {}",

@@ -98,6 +98,15 @@ impl Client {
         decode(self.send(Method::POST, path, Some(body)).await?).await
     }
 
+    /// Asks for something that is made for it, and takes the whole answer as it comes.
+    pub(crate) async fn post_for<B: Serialize>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<Response, CliFailure> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
     /// Sets something.
     pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
         &self,

@@ -14,6 +14,7 @@ pub mod profile;
 mod access;
 mod alert;
 mod audit;
+mod backup;
 mod breaker;
 mod command;
 pub(crate) mod config;
@@ -24,6 +25,7 @@ mod metrics;
 mod node;
 mod release;
 mod rollout;
+mod save;
 mod service;
 mod sink;
 mod status;
@@ -101,6 +103,15 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         Command::Release(args::release::Release::Sign(asked)) => {
             return release::sign(&mut print, &asked);
         }
+        Command::Backup(args::backup::Backup::Key(args::backup::BackupKey::Create { file })) => {
+            return backup::create_key(&mut print, &file);
+        }
+        Command::Backup(args::backup::Backup::Verify(asked)) => {
+            return backup::verify(&mut print, &asked);
+        }
+        Command::Backup(args::backup::Backup::Restore { open, source }) => {
+            return backup::restore(&mut print, &open, &source);
+        }
         Command::Node(_)
         | Command::Token(_)
         | Command::Trust(_)
@@ -123,6 +134,7 @@ pub async fn run(global: Global, command: Command) -> Result<Exit, CliFailure> {
         | Command::Metrics(_)
         | Command::Access(_)
         | Command::Audit(_)
+        | Command::Backup(_)
         | Command::Recover(_)
         | Command::Serve(_)
         | Command::Quickstart(_) => {}
@@ -160,6 +172,7 @@ pub async fn ask(session: &mut Session, command: Command) -> Result<Exit, CliFai
         Command::Metrics(asked) => metrics::run(session, asked).await,
         Command::Access(command) => access::run(session, command).await,
         Command::Audit(command) => audit::run(session, command).await,
+        Command::Backup(command) => backup::run(session, command).await,
         Command::Config(_)
         | Command::Completion { .. }
         | Command::Support(_)

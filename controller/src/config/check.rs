@@ -14,13 +14,16 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::backup::key::Recipient;
 use crate::broker::external::ExternalAddress;
+use crate::domain::audit::backup::RECIPIENTS_MAX;
 use crate::outbound::address::Network;
 
 use super::raw::{Layers, Origin, Problem};
 use super::{
-    ApiConfig, BrokerConfig, BrokerMode, Config, ExternalBroker, JournalConfig, LogConfig,
-    LogFormat, NotifyConfig, OutboundConfig, PkiConfig, RemoteWrite, SeriesConfig, SessionConfig,
+    ApiConfig, BackupConfig, BrokerConfig, BrokerMode, Config, ExternalBroker, JournalConfig,
+    LogConfig, LogFormat, NotifyConfig, OutboundConfig, PkiConfig, RemoteWrite, SeriesConfig,
+    SessionConfig,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,6 +98,9 @@ fn read(r: &mut Reader<'_>) -> Config {
     let outbound = OutboundConfig {
         allow: r.networks("outbound.allow"),
     };
+    let backup = BackupConfig {
+        recipients: r.recipients("backup.recipients"),
+    };
     let log = LogConfig {
         format: r.choice(
             "log.format",
@@ -118,6 +124,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         notify,
         series,
         outbound,
+        backup,
         log,
     }
 }
@@ -420,6 +427,26 @@ impl<'a> Reader<'a> {
             .iter()
             .filter_map(|text| match text.parse() {
                 Ok(network) => Some(network),
+                Err(error) => {
+                    self.problem(key, &format!("{error}"));
+                    None
+                }
+            })
+            .collect()
+    }
+
+    fn recipients(&mut self, key: &'static str) -> Vec<Recipient> {
+        let texts = self.list(key);
+        if texts.len() > RECIPIENTS_MAX {
+            self.problem(
+                key,
+                &format!("{} are more than {RECIPIENTS_MAX}", texts.len()),
+            );
+        }
+        texts
+            .iter()
+            .filter_map(|text| match text.parse() {
+                Ok(recipient) => Some(recipient),
                 Err(error) => {
                     self.problem(key, &format!("{error}"));
                     None

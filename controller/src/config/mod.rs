@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::backup::key::Recipient;
 use crate::outbound::address::Network;
 pub use check::keys;
 pub use raw::{Layers, Origin, Problem, variable};
@@ -42,6 +43,8 @@ pub struct Config {
     pub series: SeriesConfig,
     /// What the controller calls by itself.
     pub outbound: OutboundConfig,
+    /// Backups.
+    pub backup: BackupConfig,
     /// Logs.
     pub log: LogConfig,
 }
@@ -187,6 +190,13 @@ pub struct OutboundConfig {
     pub allow: Vec<Network>,
 }
 
+/// Backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// Whose keys open them: the public halves. None are made without one.
+    pub recipients: Vec<Recipient>,
+}
+
 /// Logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
@@ -207,6 +217,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line on standard error.
     Json,
+}
+
+/// The configuration of a state directory that no file says anything of: to look into
+/// what was unpacked there.
+///
+/// # Errors
+/// When the path is none that a configuration takes.
+pub(crate) fn of(state_dir: &Path) -> Result<Config, Vec<Problem>> {
+    let mut layers = Layers::default();
+    layers.add_flag("state_dir", &state_dir.display().to_string());
+    check::check(&layers)
 }
 
 /// Reads all layers and checks them.

@@ -11,6 +11,7 @@ use crate::domain::access::caller::Caller;
 use crate::domain::access::manage;
 use crate::domain::access::permission::Permission;
 use crate::domain::alert;
+use crate::domain::audit::backup;
 use crate::domain::breaker::manage as breaker;
 use crate::domain::command::{Hours, issue};
 use crate::domain::deployment;
@@ -214,6 +215,7 @@ pub fn decide(
         Operation::RemoveAlertRule(asked) => alert::manage::remove(fleet, asked, at),
         Operation::CreateSilence(asked) => alert::manage::silence(fleet, caller, asked, at),
         Operation::EndSilence(asked) => alert::manage::end(fleet, asked, at),
+        Operation::MakeBackup(asked) => backup::make(asked),
         Operation::IssueCommand(asked) => {
             let (events, targets) = issue::issue(fleet, asked, at)?;
             return Ok(Decided {

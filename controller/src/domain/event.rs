@@ -14,6 +14,7 @@ use crate::domain::access::event::{
 use crate::domain::alert::event::{
     AlertRuleDefined, AlertRuleRemoved, SilenceCreated, SilenceEnded,
 };
+use crate::domain::audit::backup::BackupMade;
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::event::{
     BreakerDefined, BreakerMoved, BreakerOverridden, BreakerRemoved, LeaseSet, OverrideEnded,
@@ -247,6 +248,9 @@ pub enum Event {
     /// A silence was ended before its time.
     #[serde(rename = "silence.ended")]
     SilenceEnded(SilenceEnded),
+    /// A backup of the controller was made.
+    #[serde(rename = "backup.made")]
+    BackupMade(BackupMade),
     /// A caller was not allowed something.
     #[serde(rename = "request.denied")]
     RequestDenied(RequestDenied),
@@ -325,6 +329,7 @@ pub const CATALOGUE: &[(&str, u16)] = &[
     ("alert_rule.removed", 1),
     ("silence.created", 1),
     ("silence.ended", 1),
+    ("backup.made", 1),
     ("request.denied", 1),
     ("request.rejected", 1),
     ("request.denials_counted", 1),
@@ -414,6 +419,7 @@ impl Event {
             Self::AlertRuleRemoved(_) => "alert_rule.removed",
             Self::SilenceCreated(_) => "silence.created",
             Self::SilenceEnded(_) => "silence.ended",
+            Self::BackupMade(_) => "backup.made",
             Self::RequestDenied(_) => "request.denied",
             Self::RequestRejected(_) => "request.rejected",
             Self::DenialsCounted(_) => "request.denials_counted",

@@ -12,6 +12,7 @@ use crate::domain::access::permission::Permission;
 use crate::domain::alert::manage::{
     CreateSilence, DefineAlertRule, EndSilence, RemoveAlertRule, silenced, unsilenced,
 };
+use crate::domain::audit::backup::MakeBackup;
 use crate::domain::breaker::manage::{
     DefineBreaker, EndOverride, MoveBreaker, OverrideBreaker, RaisePolicy, RecordBreaker,
     RemoveBreaker, SetLease, overridden,
@@ -112,6 +113,7 @@ pub enum Operation {
     RemoveAlertRule(RemoveAlertRule),
     CreateSilence(CreateSilence),
     EndSilence(EndSilence),
+    MakeBackup(MakeBackup),
 }
 
 /// What a caller must be, or hold, for an operation.
@@ -206,6 +208,7 @@ impl Operation {
             Self::RemoveAlertRule(_) => "alert_rule.remove",
             Self::CreateSilence(_) => "silence.create",
             Self::EndSilence(_) => "silence.end",
+            Self::MakeBackup(_) => "backup.make",
         }
     }
 
@@ -310,6 +313,7 @@ impl Operation {
             Self::EndSilence(asked) => {
                 Authority::Permission(Permission::of("alert", "silence"), unsilenced(fleet, asked))
             }
+            Self::MakeBackup(_) => whole("backup", "create"),
             Self::PauseRollout(asked) => steering(fleet, asked.rollout, "pause")?,
             Self::ResumeRollout(asked) => steering(fleet, asked.rollout, "resume")?,
             Self::ApproveRollout(asked) => steering(fleet, asked.rollout, "approve")?,

@@ -12,10 +12,10 @@ use crate::journal::error::OpenError;
 use crate::journal::medium::Medium;
 use crate::journal::shared::{Identity, Shared};
 use crate::journal::tables::{
-    CHECKPOINTS, CURSORS, FORMAT, KEY_USES, META, META_CREATED, META_FLEET, META_FORMAT, RECORDS,
-    SNAPSHOTS, TARGETS,
+    FORMAT, META, META_CREATED, META_FLEET, META_FORMAT, RECORDS, TABLES,
 };
 use crate::journal::{CHECKPOINT_EVERY, Journal};
+use crate::rows::Loading;
 
 impl Journal {
     /// Makes an empty journal in a new file; `key` signs its checkpoints.
@@ -79,6 +79,25 @@ impl Journal {
         Self::open_on(Medium::File(path.to_owned()), key)
     }
 
+    /// A new file for the rows of another journal, which then is that one. Not
+    /// synced as a name: that is for whoever puts it in place.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it is there or cannot be made.
+    pub(crate) fn load(path: &Path) -> Result<Loading, OpenError> {
+        if path.exists() {
+            return Err(OpenError::Exists {
+                path: path.to_owned(),
+            });
+        }
+        let database = Medium::File(path.to_owned()).create()?;
+        Loading::new(database, TABLES).map_err(|error| OpenError::File {
+            step: "lay out",
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        })
+    }
+
     /// Makes an empty journal on a medium that holds nothing yet.
     ///
     /// # Errors
@@ -124,12 +143,9 @@ fn make_tables(database: &Database, identity: Identity) -> Result<(), OpenError>
             meta.insert(META_FORMAT, FORMAT.to_be_bytes().as_slice())?;
             meta.insert(META_FLEET, identity.fleet.as_bytes().as_slice())?;
             meta.insert(META_CREATED, identity.created_at.0.to_be_bytes().as_slice())?;
-            transaction.open_table(RECORDS)?;
-            transaction.open_table(CHECKPOINTS)?;
-            transaction.open_table(SNAPSHOTS)?;
-            transaction.open_table(CURSORS)?;
-            transaction.open_table(TARGETS)?;
-            transaction.open_table(KEY_USES)?;
+        }
+        for table in TABLES {
+            table.make(&transaction)?;
         }
         transaction.commit()?;
         Ok(())

@@ -15,6 +15,7 @@ use crate::journal::Head;
 use crate::journal::error::JournalError;
 use crate::journal::shared::Shared;
 use crate::journal::tables::{CHECKPOINTS, CURSORS, RECORDS, TARGETS, TARGETS_PER_PAGE};
+use crate::rows::Frozen;
 
 /// Records that one read returns at most, whatever is asked: some 400 KB.
 pub(super) const READ_RECORDS_MAX: usize = 1_000;
@@ -75,6 +76,16 @@ impl JournalReader {
     /// [`JournalError`].
     pub fn head(&self) -> Result<Head, JournalError> {
         self.shared.read(|transaction| self.head_in(transaction))
+    }
+
+    /// The journal as it is now, and where its chain stands there.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub(crate) fn freeze(&self) -> Result<(Frozen, Head), JournalError> {
+        let frozen = self.shared.freeze()?;
+        let head = self.head_in(frozen.transaction())?;
+        Ok((frozen, head))
     }
 
     pub(super) fn head_in(&self, transaction: &ReadTransaction) -> Result<Head, JournalError> {

@@ -6,13 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use protocol::id::FleetId;
 use protocol::key::SigningKey;
 use protocol::time::UnixMillis;
-use redb::{Database, ReadTransaction, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 
 use crate::domain::audit::chain;
 use crate::domain::digest::Digest;
 use crate::journal::error::JournalError;
 use crate::journal::medium::Medium;
 use crate::journal::open;
+use crate::journal::tables::TABLES;
+use crate::rows::Frozen;
 
 /// An open journal, or one that waits to be opened again.
 #[derive(Debug)]
@@ -66,13 +68,12 @@ impl Shared {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<R, JournalError>,
     ) -> Result<R, JournalError> {
-        self.with(|database| {
-            use redb::ReadableDatabase as _;
-            let transaction = database
-                .begin_read()
-                .map_err(JournalError::storage("begin to read"))?;
-            read(&transaction)
-        })
+        self.with(|database| read(&begin_read(database)?))
+    }
+
+    /// What is committed now, for as long as it is held.
+    pub(super) fn freeze(&self) -> Result<Frozen, JournalError> {
+        self.with(|database| Ok(Frozen::new(begin_read(database)?, TABLES)))
     }
 
     /// Runs `write` in a durable transaction: committed when it returns `Ok`,
@@ -144,4 +145,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn begin_read(database: &Database) -> Result<ReadTransaction, JournalError> {
+    database
+        .begin_read()
+        .map_err(JournalError::storage("begin to read"))
 }

@@ -2,6 +2,19 @@
 
 use redb::TableDefinition;
 
+use crate::rows::Rows;
+
+/// Every table.
+pub(super) static TABLES: &[&dyn Rows] = &[
+    &META,
+    &RECORDS,
+    &CHECKPOINTS,
+    &SNAPSHOTS,
+    &CURSORS,
+    &TARGETS,
+    &KEY_USES,
+];
+
 /// The format of the file as a whole. Raised by a change that an older program
 /// would misread; a file with a higher one is refused.
 pub(super) const FORMAT: u32 = 1;

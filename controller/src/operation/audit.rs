@@ -1,13 +1,10 @@
 //! The audit trail.
 
-use std::io::{self, Write};
-
 use protocol::ErrorCode;
 use protocol::time::UnixMillis;
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::stream::{Bytes, written};
 use super::view::audit::{AuditKey, ReadAudit, RecordPage, RecordView};
 use super::{Operations, Who};
 use crate::clock;
@@ -21,13 +18,6 @@ const RECORDS_MAX: u32 = 1000;
 
 /// Records in one answer unless the caller says otherwise.
 const RECORDS_DEFAULT: u32 = 100;
-
-/// Chunks of an export that wait for a slow reader. The writer blocks when they
-/// are full, on a thread of its own.
-const EXPORT_CHUNKS_MAX: usize = 8;
-
-/// Size of such a chunk, in bytes.
-const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Operations {
     /// Records of the trail, oldest first.
@@ -62,26 +52,13 @@ impl Operations {
     ///
     /// # Errors
     /// When it is denied.
-    pub fn export_audit(&self, who: &Who) -> Result<ReceiverStream<io::Result<Vec<u8>>>, Failure> {
+    pub fn export_audit(&self, who: &Who) -> Result<Bytes, Failure> {
         let fleet = self.engine.fleet();
         self.may(who, &fleet, ("audit", "export"), &[])?;
-        let (chunks, stream) = mpsc::channel(EXPORT_CHUNKS_MAX);
         let journal = self.engine.journal().clone();
-        // Ends by itself: with the trail, or when the reader goes.
-        std::mem::drop(tokio::task::spawn_blocking(move || {
-            let mut writer = ChunkWriter {
-                chunks,
-                buffer: Vec::with_capacity(EXPORT_CHUNK_BYTES),
-            };
-            let written = journal.export(1, clock::now(), &mut writer);
-            if let Err(error) = written {
-                tracing::warn!(%error, "an export of the audit trail broke off");
-                writer.fail(io::Error::other("the export broke off"));
-            } else if writer.flush().is_err() {
-                tracing::debug!("the reader of an export went");
-            }
-        }));
-        Ok(ReceiverStream::new(stream))
+        Ok(written("an export of the audit trail", move |to| {
+            journal.export(1, clock::now(), to).map(drop)
+        }))
     }
 
     /// What verifies the trail.
@@ -98,40 +75,6 @@ impl Operations {
             public_keys: keys.iter().map(ToString::to_string).collect(),
             fleet: fleet.id().to_string(),
         })
-    }
-}
-
-/// Hands what is written to a stream, in chunks.
-struct ChunkWriter {
-    chunks: mpsc::Sender<io::Result<Vec<u8>>>,
-    buffer: Vec<u8>,
-}
-
-impl ChunkWriter {
-    fn fail(&self, error: io::Error) {
-        if self.chunks.blocking_send(Err(error)).is_err() {
-            tracing::debug!("the reader of an export went");
-        }
-    }
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= EXPORT_CHUNK_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let chunk = std::mem::take(&mut self.buffer);
-        self.chunks
-            .blocking_send(Ok(chunk))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 

@@ -14,6 +14,7 @@ pub mod view;
 mod access;
 mod alert;
 mod audit;
+mod backup;
 mod breaker;
 mod command;
 mod content;
@@ -24,6 +25,7 @@ mod release;
 mod rollout;
 mod series;
 mod sink;
+mod stream;
 mod system;
 mod token;
 mod trust;
@@ -38,6 +40,7 @@ use protocol::time::UnixMillis;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::archive::Archives;
+use crate::backup::Backups;
 use crate::clock;
 use crate::domain::access::authorize::{Decision, Reach, authorize, reach};
 use crate::domain::access::caller::Caller;
@@ -87,6 +90,7 @@ pub struct Operations {
     series: Series,
     stores: Stores,
     notify: Notify,
+    backups: Backups,
     about: About,
     random: SystemRandom,
     /// Held while the trust set changes: one change at a time.
@@ -136,6 +140,7 @@ impl Operations {
         series: Series,
         stores: Stores,
         notify: Notify,
+        backups: Backups,
         about: About,
     ) -> Self {
         Self {
@@ -144,6 +149,7 @@ impl Operations {
             series,
             stores,
             notify,
+            backups,
             about,
             random: SystemRandom::new(),
             trusting: tokio::sync::Mutex::new(()),

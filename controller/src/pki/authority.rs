@@ -29,8 +29,8 @@ use super::certificate::{self, Validity};
 use super::files::KeyDirectory;
 use super::{PkiConfig, PkiError};
 
-const CERTIFICATE: &str = "ca.pem";
-const KEY: &str = "ca.key";
+pub(super) const CERTIFICATE: &str = "ca.pem";
+pub(super) const KEY: &str = "ca.key";
 const NEXT_CERTIFICATE: &str = "ca.next.pem";
 const NEXT_KEY: &str = "ca.next.key";
 

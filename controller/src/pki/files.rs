@@ -1,9 +1,12 @@
 //! The key directory: private files, written whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use super::PkiError;
 use crate::durable;
@@ -89,6 +92,30 @@ impl KeyDirectory {
             }),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Every file with its content, by name.
+    pub(super) fn all(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, PkiError> {
+        let fault = |source| PkiError::File {
+            step: "list",
+            path: self.path.clone(),
+            source,
+        };
+        let mut all = BTreeMap::new();
+        for entry in fs::read_dir(&self.path).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            let is_file = entry.file_type().map_err(fault)?.is_file();
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if is_file
+                && !name.ends_with(durable::PARTIAL)
+                && let Some(content) = self.read(&name)?
+            {
+                all.insert(name, Zeroizing::new(content));
+            }
+        }
+        Ok(all)
     }
 
     pub(super) fn damaged(&self, name: &str, reason: impl ToString) -> PkiError {

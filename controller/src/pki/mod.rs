@@ -26,6 +26,7 @@ mod server;
 mod tests;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,7 @@ use zeroize::Zeroizing;
 
 pub use authority::{IssueError, IssuedCertificate};
 use files::KeyDirectory;
+pub(crate) use trust::ROOT;
 use trust::Trust;
 pub use trust::{Change, Duty, Staged, TrustFacts, fingerprints, sign_offline};
 
@@ -55,6 +57,16 @@ const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// How long before its end a CA is told of: a rotation, with the renewals that
 /// follow it, takes weeks.
 const AUTHORITY_WARN_BEFORE: Duration = Duration::from_secs(180 * 24 * 3600);
+
+/// The files without which a fleet's keys are not whole; the others are made anew.
+pub(crate) const REQUIRED: [&str; 6] = [
+    authority::CERTIFICATE,
+    authority::KEY,
+    trust::ROOT_PUBLIC,
+    trust::SIGNING,
+    trust::TRUST,
+    VAULT,
+];
 
 /// The file of the vault's key.
 const VAULT: &str = "vault.key";
@@ -330,6 +342,16 @@ impl Pki {
     #[must_use]
     pub fn api_tls(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.inner.api.subscribe()
+    }
+
+    /// Every file of the key directory, for a backup: none is written meanwhile. What
+    /// was moved away, as the root key may be, is not in it.
+    ///
+    /// # Errors
+    /// [`PkiError::File`].
+    pub(crate) fn files(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, PkiError> {
+        let _writing = self.lock();
+        self.inner.files.all()
     }
 
     /// Issues a node's certificate for the key in a signing request.

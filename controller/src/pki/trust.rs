@@ -32,11 +32,12 @@ use super::{CurrentTrust, PkiError};
 use crate::domain::digest::Digest;
 use crate::domain::fleet::trust::AUTHORITIES_MAX;
 
-const SIGNING: &str = "signing.key";
+pub(super) const SIGNING: &str = "signing.key";
 const NEXT: &str = "signing.next.key";
-const ROOT: &str = "root.key";
-const ROOT_PUBLIC: &str = "root.pub";
-const TRUST: &str = "trust.bin";
+/// The file of the root key, as long as it is here.
+pub(crate) const ROOT: &str = "root.key";
+pub(super) const ROOT_PUBLIC: &str = "root.pub";
+pub(super) const TRUST: &str = "trust.bin";
 const STAGED: &str = "trust.staged.bin";
 
 /// When a set with the next key came into force: milliseconds since 1970, as text.

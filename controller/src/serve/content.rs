@@ -18,6 +18,7 @@ use crate::domain::digest::Digest;
 use crate::domain::fleet::Fleet;
 use crate::engine::Engine;
 use crate::exit::Exit;
+use crate::layout;
 use crate::notify::{Board, Courier};
 use crate::operation::{Notify, Stores};
 use crate::outbound::Outbound;
@@ -43,7 +44,7 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
             &error,
         )
     })?;
-    let vault = Vault::open(&config.state_dir.join("vault"), &key).map_err(|error| {
+    let vault = Vault::open(&config.state_dir.join(layout::VAULT), &key).map_err(|error| {
         coded(
             Exit::Store,
             error.code(),
@@ -51,7 +52,7 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
             &error,
         )
     })?;
-    let archives = Archives::open(&config.state_dir.join("archives")).map_err(|error| {
+    let archives = Archives::open(&config.state_dir.join(layout::ARCHIVES)).map_err(|error| {
         coded(
             Exit::Store,
             error.code(),
@@ -59,14 +60,15 @@ pub(super) fn open(config: &Config, pki: &Pki) -> Result<(Stores, Notify), CliFa
             &error,
         )
     })?;
-    let releases = Archives::of_releases(&config.state_dir.join("releases")).map_err(|error| {
-        coded(
-            Exit::Store,
-            error.code(),
-            "the archives of releases cannot be used",
-            &error,
-        )
-    })?;
+    let releases =
+        Archives::of_releases(&config.state_dir.join(layout::RELEASES)).map_err(|error| {
+            coded(
+                Exit::Store,
+                error.code(),
+                "the archives of releases cannot be used",
+                &error,
+            )
+        })?;
     let outbound = Outbound::new(config.outbound.allow.clone()).map_err(|error| {
         CliFailure::because(Exit::Config, "cannot set up the HTTP client", &error)
     })?;
@@ -130,7 +132,7 @@ fn sweep_uploads(archives: &Archives, now: UnixMillis) {
 
 /// The contents that the revisions which are kept name, and the signing secrets of
 /// sinks.
-fn named(fleet: &Fleet) -> BTreeSet<(FileKind, String)> {
+pub(crate) fn named(fleet: &Fleet) -> BTreeSet<(FileKind, String)> {
     let secrets = fleet.sinks().iter().map(|known| known.sink.secret.clone());
     fleet
         .deployments()

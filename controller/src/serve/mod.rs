@@ -6,7 +6,8 @@
 //! is taken up by the parts as they open.
 
 pub mod broker;
-mod content;
+pub(crate) mod content;
+mod migrate;
 pub mod signal;
 pub mod store;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::health::{Health, Probe, TICK, Unwell};
 use crate::api::{self, Face, ServeApiError};
+use crate::backup::{self, Backups};
 use crate::broker::Pipe;
 use crate::cli::args::Serve;
 use crate::cli::failure::CliFailure;
@@ -30,10 +32,12 @@ use crate::config::Config;
 use crate::domain::access::caller::Caller;
 use crate::domain::fleet::trust::{PublishTrust, Retire, signed_text};
 use crate::domain::operation::Operation;
+use crate::durable;
 use crate::engine::Engine;
 use crate::exit::Exit;
 use crate::fetch::Fetches;
 use crate::host::{self, HostSocket};
+use crate::layout;
 use crate::notify::task::NotifyTask;
 use crate::operation::{About, Notify, Operations, Stores};
 use crate::pki::enrolment::{Addresses, Enrolment};
@@ -131,11 +135,12 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
     let signals = Signals::listen()?;
     let state_dir = config.state_dir.clone();
     let controller = start(config, recent).await?;
-    if asked.restored {
-        let reason = "restored from a backup (serve --restored)".to_owned();
+    if let Some(reason) = restored(&state_dir, asked.restored)? {
         host::raise_incarnation(&controller.engine, reason)
             .await
             .map_err(|failure| CliFailure::new(Exit::Store, failure.detail))?;
+        let marker = state_dir.join(layout::RESTORED_FILE);
+        durable::remove(&marker).map_err(|error| store::cannot("remove", &marker, &error))?;
     }
     let mut ready = controller.ready;
     ready.profile = first::admin_profile(&controller.engine, &state_dir, &ready).await?;
@@ -150,6 +155,19 @@ async fn serve(config: Config, recent: RecentLog, asked: Serve) -> Result<Exit, 
     };
     let ended = controller.supervisor.run(asked).await;
     conclude(&ended)
+}
+
+/// Why the incarnation is to be raised, if it is: because it was asked for, or because
+/// `flotilla backup restore` left word.
+fn restored(state_dir: &Path, asked: bool) -> Result<Option<String>, CliFailure> {
+    let marker = state_dir.join(layout::RESTORED_FILE);
+    match std::fs::read_to_string(&marker) {
+        Ok(reason) => Ok(Some(reason)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(asked.then(|| "restored from a backup (serve --restored)".to_owned()))
+        }
+        Err(error) => Err(store::cannot("read", &marker, &error)),
+    }
 }
 
 /// What the end of the supervisor means for the process.
@@ -244,6 +262,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         log: recent,
     };
     let (stores, notify) = content::open(&config, &pki)?;
+    let backups = open_backups(&config, &engine, &pki, &intake)?;
     run_notify(&mut supervisor, &engine, intake, &notify);
     let fetches = run_contents(&mut supervisor, &engine, &uplink, &stores);
     let operations = Arc::new(Operations::new(
@@ -252,6 +271,7 @@ pub async fn start(config: Config, recent: RecentLog) -> Result<Controller, CliF
         series,
         stores,
         notify,
+        backups,
         about,
     ));
     let stop = supervisor.stop(Stage::Intake);
@@ -388,7 +408,7 @@ async fn open_series(
 ) -> Result<Series, CliFailure> {
     let fleet = engine.watch();
     let settings = crate::series::Settings {
-        dir: config.state_dir.join("series"),
+        dir: config.state_dir.join(layout::SERIES),
         retention: config.series.retention,
         retention_rollup: config.series.retention_rollup,
         bytes_max: config.series.bytes_max,
@@ -423,7 +443,7 @@ async fn open_series(
 }
 
 fn open_intake(config: &Config) -> Result<Intake, CliFailure> {
-    Intake::open(&config.state_dir.join(store::INTAKE_FILE)).map_err(|error| {
+    Intake::open(&config.state_dir.join(layout::INTAKE_FILE)).map_err(|error| {
         coded(
             Exit::Store,
             error.code(),
@@ -431,6 +451,29 @@ fn open_intake(config: &Config) -> Result<Intake, CliFailure> {
             &error,
         )
     })
+}
+
+fn open_backups(
+    config: &Config,
+    engine: &Engine,
+    pki: &Pki,
+    intake: &Intake,
+) -> Result<Backups, CliFailure> {
+    backup::sweep(&config.state_dir).map_err(|error| {
+        coded(
+            Exit::Store,
+            error.code(),
+            "what a backup left behind cannot be removed",
+            &error,
+        )
+    })?;
+    Ok(Backups::new(
+        config.state_dir.clone(),
+        engine.journal().clone(),
+        intake.clone(),
+        pki.clone(),
+        config.backup.recipients.clone(),
+    ))
 }
 
 /// Sweeps contents from here on, and gives what nodes fetch them by.

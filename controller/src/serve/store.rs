@@ -1,6 +1,6 @@
 //! Opening what the controller keeps: its keys, its journal, its engine.
 //!
-//! Owns the layout of the state directory. On the first start everything is
+//! On the first start everything is
 //! made, in an order in which a crash leaves nothing that a second start would
 //! trip over: the fleet's id under a name of its own, the keys, the journal, and
 //! at last the id's final name.
@@ -30,20 +30,10 @@ use crate::engine::Engine;
 use crate::engine::task::{EngineError, EngineTask, Moments, Options};
 use crate::exit::Exit;
 use crate::journal::Journal;
+use crate::layout;
 use crate::pki::{Pki, PkiConfig};
+use crate::serve::migrate::{migrate, refuse_newer};
 use crate::supervisor;
-
-/// File with the fleet's id, from the moment that it has a journal.
-const FLEET_FILE: &str = "fleet";
-
-/// The same file during the first start, until there is a journal.
-const FOUNDING_FILE: &str = "fleet.founding";
-
-/// File with the journal.
-const JOURNAL_FILE: &str = "journal.redb";
-
-/// File with what nodes reported.
-pub(super) const INTAKE_FILE: &str = "intake.redb";
 
 /// The certificate of the fleet's CA, in the directory of the keys.
 const AUTHORITY_FILE: &str = "ca.pem";
@@ -64,6 +54,7 @@ pub struct Store {
 /// What is wrong, with the file's path and what to do.
 pub fn open(config: &Config) -> Result<Store, CliFailure> {
     make_directory(&config.state_dir)?;
+    refuse_newer(&config.state_dir)?;
     let standing = standing(config)?;
     let fleet = standing.fleet();
     let now = clock::now();
@@ -72,6 +63,8 @@ pub fn open(config: &Config) -> Result<Store, CliFailure> {
     let key = Arc::clone(&pki.signing().borrow());
     let journal = open_journal(&config.state_dir, standing, key, now)?
         .with_checkpoint_every(config.journal.checkpoint_every);
+    // The journal's lock says that nobody else has any of it open.
+    migrate(config, &journal.reader(), &pki)?;
     let options = Options {
         snapshot_every: config.journal.snapshot_every,
     };
@@ -115,7 +108,7 @@ impl Alone {
 /// When there is none, or another process has it open.
 pub fn open_alone(config: &Config) -> Result<(Engine, Alone), CliFailure> {
     let dir = &config.state_dir;
-    if !dir.join(FLEET_FILE).exists() && !dir.join(JOURNAL_FILE).exists() {
+    if !dir.join(layout::FLEET_FILE).exists() && !dir.join(layout::JOURNAL_FILE).exists() {
         return Err(CliFailure::new(
             Exit::Config,
             format!(
@@ -213,7 +206,7 @@ impl Standing {
 /// Finds the fleet's id, or draws it in a directory that holds nothing of a fleet.
 fn standing(config: &Config) -> Result<Standing, CliFailure> {
     let dir = &config.state_dir;
-    let (fleet, journal) = (dir.join(FLEET_FILE), dir.join(JOURNAL_FILE));
+    let (fleet, journal) = (dir.join(layout::FLEET_FILE), dir.join(layout::JOURNAL_FILE));
     let authority = config.pki.dir.join(AUTHORITY_FILE);
     if let Some(id) = read_fleet(&fleet)? {
         return match [&journal, &authority]
@@ -224,16 +217,28 @@ fn standing(config: &Config) -> Result<Standing, CliFailure> {
             None => Ok(Standing::Founded(id)),
         };
     }
-    let founding = dir.join(FOUNDING_FILE);
+    let founding = dir.join(layout::FOUNDING_FILE);
     if let Some(id) = read_fleet(&founding)? {
         return Ok(Standing::Founding(id));
     }
-    let rest = [journal, dir.join(INTAKE_FILE), authority];
+    let restoring = dir.join(layout::RESTORING);
+    if restoring.exists() {
+        return Err(CliFailure::new(
+            Exit::Store,
+            format!(
+                "{} is there: a backup was not restored to its end",
+                restoring.display()
+            ),
+        )
+        .advise("run `flotilla backup restore` again"));
+    }
+    let rest = [journal, dir.join(layout::INTAKE_FILE), authority];
     if let Some(rest) = rest.iter().find(|path| path.exists()) {
         return Err(missing(&fleet, rest));
     }
     let id = new_fleet_id()?;
-    write_whole(&founding, &format!("{id}\n"))
+    layout::write_format(dir, layout::FORMAT)
+        .and_then(|()| write_whole(&founding, &format!("{id}\n")))
         .and_then(|()| sync_folder(dir))
         .map_err(|error| cannot("write", &founding, &error))?;
     Ok(Standing::Founding(id))
@@ -262,7 +267,7 @@ fn open_journal(
     key: Arc<SigningKey>,
     now: UnixMillis,
 ) -> Result<Journal, CliFailure> {
-    let path = dir.join(JOURNAL_FILE);
+    let path = dir.join(layout::JOURNAL_FILE);
     let opened = match standing {
         Standing::Founding(fleet) if !path.exists() => Journal::create(&path, fleet, key, now),
         Standing::Founding(_) | Standing::Founded(_) => Journal::open(&path, key),
@@ -276,7 +281,10 @@ fn open_journal(
         )
     })?;
     if let Standing::Founding(_) = standing {
-        let (from, to) = (dir.join(FOUNDING_FILE), dir.join(FLEET_FILE));
+        let (from, to) = (
+            dir.join(layout::FOUNDING_FILE),
+            dir.join(layout::FLEET_FILE),
+        );
         std::fs::rename(&from, &to)
             .and_then(|()| sync_folder(dir))
             .map_err(|error| cannot("put in place", &to, &error))?;
@@ -302,7 +310,7 @@ fn missing(lost: &Path, beside: &Path) -> CliFailure {
     failure
 }
 
-fn cannot(step: &str, path: &Path, error: &std::io::Error) -> CliFailure {
+pub(super) fn cannot(step: &str, path: &Path, error: &std::io::Error) -> CliFailure {
     CliFailure::because(
         Exit::Store,
         format_args!("cannot {step} {}", path.display()),

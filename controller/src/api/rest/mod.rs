@@ -6,6 +6,7 @@
 mod access;
 mod alert;
 mod audit;
+mod backup;
 mod breaker;
 mod command;
 mod content;
@@ -89,6 +90,7 @@ fn open_router() -> OpenApiRouter<Arc<Face>> {
                 .merge(series::routes())
                 .merge(access::routes())
                 .merge(audit::routes())
+                .merge(backup::routes())
                 .merge(breaker::routes())
                 .merge(window::routes())
                 .merge(sink::routes())

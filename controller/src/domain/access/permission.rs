@@ -18,6 +18,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("alert", "silence"),
     ("audit", "export"),
     ("audit", "read"),
+    ("backup", "create"),
     ("breaker", "manage"),
     ("breaker", "override"),
     ("breaker", "read"),

@@ -323,6 +323,7 @@ impl Fleet {
             | Event::ContentRemoved(_)
             | Event::ArchivePushed(_)
             | Event::ArchiveRemoved(_)
+            | Event::BackupMade(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::DenialsCounted(_) => {}

@@ -33,6 +33,7 @@ use crate::domain::access::manage::{
 use crate::domain::access::principal::PrincipalKind;
 use crate::domain::alert::manage::{CreateSilence, DefineAlertRule, EndSilence, RemoveAlertRule};
 use crate::domain::alert::rule::AlertRule;
+use crate::domain::audit::backup::BackupMade;
 use crate::domain::audit::event::{DenialsCounted, RequestDenied, RequestRejected};
 use crate::domain::breaker::definition::{Definition, Group, Signal, Span};
 use crate::domain::breaker::manage::{
@@ -119,7 +120,10 @@ pub(crate) fn everything() -> World {
         until: UnixMillis(2),
         count: 1_000_000,
     });
-    for event in [denied, rejected, counted] {
+    let backup = Event::BackupMade(BackupMade {
+        recipients: vec!["age1example".to_owned()],
+    });
+    for event in [backup, denied, rejected, counted] {
         let mut record = world.records[0].clone();
         record.seq = world.fleet.seq() + 1;
         record.by = Caller::System;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod alert;
 pub mod audit;
+pub mod backup;
 pub mod breaker;
 pub mod command;
 pub mod content;

@@ -37,7 +37,7 @@ fn refused(config: &Config, lost: &Path) {
 #[test]
 fn a_journal_that_is_gone_is_never_begun_anew() {
     let (dir, config, _) = founded();
-    let journal = dir.path().join(JOURNAL_FILE);
+    let journal = dir.path().join(layout::JOURNAL_FILE);
     fs::remove_file(&journal).unwrap();
     refused(&config, &journal);
     refused(&config, &journal);
@@ -52,19 +52,27 @@ fn a_journal_that_is_gone_is_never_begun_anew() {
 #[test]
 fn a_fleet_file_and_keys_that_are_gone_are_never_made_anew() {
     let (dir, config, _) = founded();
-    let fleet = dir.path().join(FLEET_FILE);
+    let fleet = dir.path().join(layout::FLEET_FILE);
     let aside = dir.path().join("aside");
     fs::rename(&fleet, &aside).unwrap();
     refused(&config, &fleet);
     // The keys alone tell that there was a fleet, and so does the intake.
-    fs::rename(dir.path().join(JOURNAL_FILE), dir.path().join("journal")).unwrap();
+    fs::rename(
+        dir.path().join(layout::JOURNAL_FILE),
+        dir.path().join("journal"),
+    )
+    .unwrap();
     refused(&config, &fleet);
-    fs::write(dir.path().join(INTAKE_FILE), "").unwrap();
+    fs::write(dir.path().join(layout::INTAKE_FILE), "").unwrap();
     fs::rename(&config.pki.dir, dir.path().join("keys")).unwrap();
     refused(&config, &fleet);
 
     fs::rename(aside, &fleet).unwrap();
-    fs::rename(dir.path().join("journal"), dir.path().join(JOURNAL_FILE)).unwrap();
+    fs::rename(
+        dir.path().join("journal"),
+        dir.path().join(layout::JOURNAL_FILE),
+    )
+    .unwrap();
     refused(&config, &config.pki.dir.join(AUTHORITY_FILE));
     fs::rename(dir.path().join("keys"), &config.pki.dir).unwrap();
     assert!(open(&config).is_ok(), "all of it is back");
@@ -73,18 +81,18 @@ fn a_fleet_file_and_keys_that_are_gone_are_never_made_anew() {
 #[test]
 fn a_first_start_that_was_cut_off_anywhere_is_finished_by_the_next() {
     let (dir, config, fleet) = founded();
-    let founding = dir.path().join(FOUNDING_FILE);
+    let founding = dir.path().join(layout::FOUNDING_FILE);
     assert!(!founding.exists());
     // Before the last step, before the journal, and before the keys.
-    fs::rename(dir.path().join(FLEET_FILE), &founding).unwrap();
+    fs::rename(dir.path().join(layout::FLEET_FILE), &founding).unwrap();
     assert_eq!(open(&config).unwrap().engine.fleet().id(), fleet);
     assert!(!founding.exists());
-    fs::rename(dir.path().join(FLEET_FILE), &founding).unwrap();
-    fs::remove_file(dir.path().join(JOURNAL_FILE)).unwrap();
+    fs::rename(dir.path().join(layout::FLEET_FILE), &founding).unwrap();
+    fs::remove_file(dir.path().join(layout::JOURNAL_FILE)).unwrap();
     assert_eq!(open(&config).unwrap().engine.fleet().id(), fleet);
-    fs::rename(dir.path().join(FLEET_FILE), &founding).unwrap();
-    fs::remove_file(dir.path().join(JOURNAL_FILE)).unwrap();
+    fs::rename(dir.path().join(layout::FLEET_FILE), &founding).unwrap();
+    fs::remove_file(dir.path().join(layout::JOURNAL_FILE)).unwrap();
     fs::remove_dir_all(&config.pki.dir).unwrap();
     assert_eq!(open(&config).unwrap().engine.fleet().id(), fleet);
-    assert!(dir.path().join(FLEET_FILE).exists());
+    assert!(dir.path().join(layout::FLEET_FILE).exists());
 }

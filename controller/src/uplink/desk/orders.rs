@@ -18,7 +18,7 @@ use crate::domain::command::Counts;
 use crate::domain::command::event::CommandIssued;
 use crate::domain::digest::Digest;
 use crate::domain::event::Event;
-use crate::domain::fleet::event::{NodeRelabelled, NodeRenamed};
+use crate::domain::fleet::event::{NodeRelabelled, NodeRenamed, NodeReplaced};
 use crate::domain::session::{Load, Order};
 use crate::uplink::dispatch::{Dispatch, Overdue, Settled};
 use crate::uplink::intake::{
@@ -109,11 +109,7 @@ impl<S: FrameSink> Desk<S> {
             Event::CommandCancelRequested(event) => self.cancel(event.command, now),
             Event::CommandConcluded(event) => self.close(event.command),
             Event::NodeRevoked(event) => self.cut_off(event.node, now),
-            Event::NodeReplaced(event) => {
-                self.cut_off(event.old, now);
-                self.order_labels(event.new, now);
-                self.relook(event.new, now);
-            }
+            Event::NodeReplaced(event) => self.replaced(event, now),
             Event::NodesCordoned(event) => self.set_aside(&event.nodes, now),
             Event::NodesUncordoned(event) => {
                 self.set_aside(&event.nodes, now);
@@ -201,6 +197,7 @@ impl<S: FrameSink> Desk<S> {
             | Event::ReleaseAdded(_)
             | Event::ReleaseRevoked(_)
             | Event::ReleaseRemoved(_)
+            | Event::BackupMade(_)
             | Event::RequestDenied(_)
             | Event::RequestRejected(_)
             | Event::SinkSet(_)
@@ -208,6 +205,12 @@ impl<S: FrameSink> Desk<S> {
             | Event::LeaseSet(_)
             | Event::DenialsCounted(_) => {}
         }
+    }
+
+    fn replaced(&mut self, event: &NodeReplaced, now: UnixMillis) {
+        self.cut_off(event.old, now);
+        self.order_labels(event.new, now);
+        self.relook(event.new, now);
     }
 
     /// Asks a connected node to do something that is not journalled.

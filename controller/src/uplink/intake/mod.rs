@@ -40,6 +40,7 @@ use crate::domain::notice::Notice;
 use crate::domain::notice::delivery::Progress;
 use crate::domain::rollout::target::TargetRow;
 use crate::domain::session::Kept;
+use crate::rows::{Frozen, Loading, Rows};
 pub use alert::TURN_COUNT_MAX;
 use codec::{decode, encode, node_key, pair_key, read_command, read_node};
 pub use notice::{NOTICE_COUNT_MAX, NOTICE_KEPT_MS};
@@ -95,6 +96,29 @@ const NOTICES_RAISED: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("notices_raised");
 /// A sink's name → how far it has come.
 const SINKS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("sinks");
+
+/// Every table.
+static TABLES: &[&dyn Rows] = &[
+    &META,
+    &KEPT,
+    &COMMANDS,
+    &TARGETS,
+    &RECEIPTS,
+    &STATES,
+    &LIFECYCLES,
+    &DESIRED,
+    &RESULTS,
+    &ROLLOUTS,
+    &ROLLOUT_TARGETS,
+    &ROLLOUT_WAITS,
+    &GENERATIONS,
+    &QUARANTINE,
+    &ALERTS,
+    &ALERT_TURNS,
+    &NOTICES,
+    &NOTICES_RAISED,
+    &SINKS,
+];
 
 /// The layout of the tables. A higher number in the file is a newer program's.
 const FORMAT: u64 = 3;
@@ -352,6 +376,29 @@ impl Intake {
             what,
             source: Box::new(source),
         })
+    }
+
+    /// What is committed now, for as long as it is held.
+    ///
+    /// # Errors
+    /// [`IntakeError`].
+    pub(crate) fn freeze(&self) -> Result<Frozen, IntakeError> {
+        self.reopen_if_closed()?;
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = guard.as_ref().ok_or(IntakeError::Closed)?;
+        let transaction = database.begin_read().map_err(|error| IntakeError::Read {
+            what: "all of it",
+            source: Box::new(error.into()),
+        })?;
+        Ok(Frozen::new(transaction, TABLES))
+    }
+
+    /// A new file for the rows of another store.
+    ///
+    /// # Errors
+    /// [`IntakeError`] when it cannot be made.
+    pub(crate) fn load(path: &Path) -> Result<Loading, IntakeError> {
+        Medium::File(path.to_owned()).load()
     }
 
     /// The last record of the journal that is taken into account.

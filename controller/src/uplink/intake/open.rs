@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase as _, StorageBackend};
 
-use super::{
-    ALERT_TURNS, ALERTS, COMMANDS, DESIRED, FORMAT, GENERATIONS, IntakeError, KEPT, LIFECYCLES,
-    META, META_FORMAT, NOTICES, NOTICES_RAISED, QUARANTINE, RECEIPTS, RESULTS, ROLLOUT_TARGETS,
-    ROLLOUT_WAITS, ROLLOUTS, SINKS, STATES, TARGETS,
-};
+use super::{FORMAT, IntakeError, META, META_FORMAT, TABLES};
 use crate::journal::medium::AnyBackend;
+use crate::rows::Loading;
 
 /// Memory for pages. The hot rows of ten thousand nodes are a few megabytes.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
@@ -76,6 +73,19 @@ impl Medium {
             return Err(self.damaged("the file is empty"));
         }
         self.open_backend(self.file(path, false)?, false)
+    }
+
+    /// A new file with every table, empty.
+    pub(super) fn load(&self) -> Result<Loading, IntakeError> {
+        let Self::File(path) = self else {
+            return Err(self.damaged("rows are loaded into a file"));
+        };
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(self.file(path, true)?)
+            .map_err(|error| self.fault(error))?;
+        Loading::new(database, TABLES)
+            .map_err(|error| self.fault(redb::Error::from(std::io::Error::other(error))))
     }
 
     fn file(&self, path: &Path, create: bool) -> Result<FileBackend, IntakeError> {
@@ -164,31 +174,45 @@ impl Medium {
 /// Makes every table that is not there, so that reading one never finds it missing.
 fn lay_out(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    {
-        for table in [
-            KEPT,
-            COMMANDS,
-            TARGETS,
-            RECEIPTS,
-            STATES,
-            LIFECYCLES,
-            DESIRED,
-            RESULTS,
-            ROLLOUTS,
-            ROLLOUT_TARGETS,
-            ALERTS,
-        ] {
-            transaction.open_table(table)?;
-        }
-        transaction.open_table(ROLLOUT_WAITS)?;
-        transaction.open_table(QUARANTINE)?;
-        transaction.open_table(GENERATIONS)?;
-        transaction.open_table(ALERT_TURNS)?;
-        transaction.open_table(NOTICES)?;
-        transaction.open_table(NOTICES_RAISED)?;
-        transaction.open_table(SINKS)?;
-        transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
+    for table in TABLES {
+        table.make(&transaction)?;
     }
+    transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+impl super::Intake {
+    /// Makes a store as format 2 had it: without the tables that came after.
+    pub(crate) fn make_older(path: &Path) {
+        let database = Database::open(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        for name in [
+            "alerts",
+            "alert_turns",
+            "notices",
+            "notices_raised",
+            "sinks",
+        ] {
+            let known = transaction.list_tables().unwrap();
+            let table = known
+                .into_iter()
+                .find(|table| redb::TableHandle::name(table) == name);
+            assert!(transaction.delete_table(table.unwrap()).unwrap());
+        }
+        transaction
+            .open_table(META)
+            .unwrap()
+            .insert(META_FORMAT, 2)
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+
+    /// The format that a file says.
+    pub(crate) fn format_in(path: &Path) -> u64 {
+        let database = Database::open(path).unwrap();
+        let table = database.begin_read().unwrap().open_table(META).unwrap();
+        table.get(META_FORMAT).unwrap().unwrap().value()
+    }
 }
