@@ -127,6 +127,66 @@ fn boot_runs_both_services_through_death_hanging_and_a_reboot() {
     debian.run("flotilla audit export --to /run/trail && flotilla audit verify /run/trail");
 }
 
+/// An agent with the feature `journal` reads what journalctl reads, without it.
+#[test]
+fn boot_reads_a_units_journal_through_its_library() {
+    let Some(debian) = Debian::boot() else {
+        return;
+    };
+    let Some(program) = std::env::var_os("FLOTILLA_TEST_JOURNAL_AGENT") else {
+        harness::servers::skipped(
+            "the journal through its library",
+            "FLOTILLA_TEST_JOURNAL_AGENT is not set (tests/run builds it)",
+        );
+        return;
+    };
+    controller(&debian, "flotilla-controller");
+    debian.install("flotilla-agent");
+    std::fs::copy(program, debian.root().join("usr/bin/flotilla-agent")).unwrap();
+    join(&debian);
+    let say = |text: &str| {
+        debian.run(&format!(
+            "systemd-run -q --collect --unit=talker --wait sh -c 'printf \"{text}\" | logger --journald'"
+        ));
+    };
+    say("MESSAGE=first");
+    say("MESSAGE=second\\nMESSAGE=and more of it");
+    // What systemd says of the unit is there, too.
+    let expected = debian.run("journalctl -q --no-pager --utc -o short-iso -u talker -n 100");
+    assert!(expected.lines().count() > 4, "{expected}");
+    debian.run("mv /usr/bin/journalctl /usr/bin/journalctl.away");
+    let logs = |asked: &str| debian.run(&format!("flotilla logs node-1 --unit {asked}"));
+    assert_eq!(plain(&logs("talker -n 100")), plain(&expected));
+    let last = plain(&expected).split_off(plain(&expected).len() - 1);
+    assert_eq!(plain(&logs("talker -n 1")), last);
+    assert_eq!(plain(&logs("talker -n 100 --since 1h")), plain(&expected));
+    debian.run("sleep 3");
+    assert_eq!(logs("talker -n 100 --since 1s"), "");
+    assert_eq!(logs("nobody -n 100"), "");
+
+    debian
+        .run("(timeout 20 flotilla logs node-1 --unit talker -n 1 --follow >/run/followed 2>&1 &)");
+    wait::until_true("it follows", WITHIN, || {
+        let said = debian.run("cat /run/followed");
+        if !said.contains("third") {
+            say("MESSAGE=third");
+        }
+        said.contains("third")
+    });
+}
+
+/// Lines without their times, which the two write differently, and what stands before
+/// further lines, which is as long.
+fn plain(lines: &str) -> Vec<String> {
+    lines
+        .lines()
+        .map(|line| match line.strip_prefix(' ') {
+            Some(more) => more.trim_start().to_owned(),
+            None => line.split_once(' ').map_or("", |(_, rest)| rest).to_owned(),
+        })
+        .collect()
+}
+
 /// What the programs do is what their units let them do: nothing in the sandbox is
 /// in the way of measuring.
 #[test]

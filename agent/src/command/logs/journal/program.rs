@@ -1,27 +1,22 @@
-//! The journal of a unit, through journalctl: the journal's library cannot be
-//! linked statically, and its files have no other stable reader.
+//! Through journalctl.
 
 use protocol::ErrorCode;
 
-use super::Query;
 use crate::command::allow::Trust;
 use crate::command::ending::Ending;
+use crate::command::logs::Query;
 use crate::command::process::{Job, locate, run};
 use crate::command::service::UnitName;
 use crate::command::task::Context;
 
-pub(super) async fn read(context: &mut Context, unit: &str, query: Query) -> Ending {
-    let name: UnitName = match unit.parse() {
-        Ok(name) => name,
-        Err(error) => return Ending::refused(ErrorCode::CommandInvalid, &error),
-    };
+pub(super) async fn read(context: &mut Context, unit: &UnitName, query: Query) -> Ending {
     let program = match locate("journalctl", Trust::System) {
         Ok(program) => program,
         Err(error) => return Ending::failed(ErrorCode::LogUnavailable, &error),
     };
     let job = Job {
         program,
-        arguments: arguments(&name, query),
+        arguments: arguments(unit, query),
         folder: context.folder.clone(),
     };
     Ending::of(run(&job, context.bounds, &context.stop, &mut context.progress).await)
