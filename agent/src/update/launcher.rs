@@ -197,7 +197,7 @@ fn signals_of(signals: &mut Option<Signals>) -> std::io::Result<&mut Signals> {
 
 /// Makes a decision durable. One that cannot be counted is not carried out: the
 /// version before runs instead.
-fn prepare(
+pub(super) fn prepare(
     layout: &Layout,
     decided: Launch,
     before: Option<UpdateRecord>,

@@ -1,6 +1,7 @@
 //! The files over power cuts, on a real file system whose unsynced writes are lost.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,9 +12,10 @@ use protocol::release::{Archive, PROGRAM, archive_name};
 use ring::digest::{SHA256, digest};
 use tempfile::TempDir;
 
-use crate::domain::update::launch::launch;
+use crate::domain::update::launch::{Launch, launch};
 use crate::domain::update::record::UpdateRecord;
 use crate::domain::update::tests::trial;
+use crate::update::launcher::prepare;
 use crate::update::layout::{Layout, LayoutError};
 
 /// Puts an archive where a download ends, with a program that says `text`.
@@ -94,7 +96,13 @@ struct Disk {
 }
 
 impl Disk {
-    fn new() -> Self {
+    /// None where that is impossible.
+    fn new() -> Option<Self> {
+        let able = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+        if !able {
+            eprintln!("skipped: a file system of its own needs root and loop devices");
+            return None;
+        }
         let folder = TempDir::new().unwrap();
         let disk = Self { folder };
         let image = disk.path("image");
@@ -107,7 +115,7 @@ impl Disk {
             "mount",
             &["-o", "loop,commit=600", &image, &disk.path("live")],
         );
-        disk
+        Some(disk)
     }
 
     fn path(&self, name: &str) -> String {
@@ -116,6 +124,26 @@ impl Disk {
 
     fn live(&self) -> PathBuf {
         self.folder.path().join("live")
+    }
+
+    /// Runs `work` while there is no byte free.
+    fn full<T>(&self, work: impl FnOnce() -> T) -> T {
+        let filler = self.live().join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        let block = [7; 512];
+        // What was set aside for metadata is free again after a sync.
+        loop {
+            let before = file.metadata().unwrap().len();
+            while file.write_all(&block).is_ok() {}
+            file.sync_all().unwrap();
+            if file.metadata().unwrap().len() == before {
+                break;
+            }
+        }
+        let done = work();
+        fs::remove_file(filler).unwrap();
+        rustix::fs::syncfs(fs::File::open(self.live()).unwrap()).unwrap();
+        done
     }
 
     /// What is there after the power went now.
@@ -141,12 +169,9 @@ impl Drop for Disk {
 /// can start: the old one before the trial is durable, the whole new one after.
 #[test]
 fn a_power_cut_after_every_step_leaves_a_version_to_start() {
-    let able = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-    if !able {
-        eprintln!("skipped: a file system of its own needs root and loop devices");
+    let Some(disk) = Disk::new() else {
         return;
-    }
-    let disk = Disk::new();
+    };
     let layout = Layout::below(&disk.live());
     let program = vec![b'p'; 300_000];
     // The loop sees what is not synced vanish, or it would prove nothing.
@@ -188,4 +213,64 @@ fn a_power_cut_after_every_step_leaves_a_version_to_start() {
     check("given up", false);
     layout.select(&None).unwrap();
     check("the old one is selected", false);
+}
+
+/// A step that the disk has no room for is not half done: a launcher finds what was
+/// there before. Once there is room, the same step is done.
+#[test]
+fn a_full_disk_at_every_step_leaves_what_was_before() {
+    let Some(disk) = Disk::new() else {
+        return;
+    };
+    let layout = Layout::below(&disk.live());
+    let archive = download(&layout, &vec![b'p'; 300_000]);
+    let seen = || {
+        (
+            layout.record().unwrap(),
+            layout.selected(),
+            layout.has("0.2.0"),
+        )
+    };
+    let step = |name: &str, done: &dyn Fn() -> Result<(), LayoutError>, must_fail: bool| {
+        let before = seen();
+        match disk.full(done) {
+            Err(error) => {
+                assert_eq!(error.code(), ErrorCode::UpdateFailed, "{name}");
+                assert_eq!(seen(), before, "{name}: {error}");
+                done().unwrap_or_else(|error| panic!("{name}, with room: {error}"));
+            }
+            // What takes no room is done all the same.
+            Ok(()) => assert!(!must_fail, "{name} was done on a full disk"),
+        }
+    };
+    step("lay", &|| layout.lay("0.2.0", &archive), true);
+    assert!(layout.came_in("0.2.0", &archive));
+    step("begin the trial", &|| layout.keep(&trial()), true);
+    step(
+        "select",
+        &|| layout.select(&Some("0.2.0".to_owned())),
+        false,
+    );
+    let launching = launch(
+        layout.record().unwrap().as_ref(),
+        &layout.selected(),
+        "0.1.0",
+        None,
+    );
+    assert_eq!(launching.run.as_deref(), Some("0.2.0"));
+    // A start that cannot be counted is none of the new version's: it could be its
+    // hundredth.
+    let counted = launching.record.clone();
+    assert!(counted.is_some(), "{launching:?}");
+    let (Launch { run, watch, .. }, record) =
+        disk.full(|| prepare(&layout, launching, layout.record().unwrap()));
+    assert_eq!((run, watch), (trial().from, false));
+    assert_eq!(record, Some(trial()));
+    step(
+        "give up",
+        &|| layout.keep(&trial().reverted("it hung")),
+        true,
+    );
+    step("select the old one", &|| layout.select(&None), false);
+    assert_eq!(layout.selected(), None);
 }
