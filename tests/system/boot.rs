@@ -469,6 +469,8 @@ fn boot_ends_a_broken_update_on_the_version_before_and_keeps_a_good_one() {
     let before = debian.property("flotilla-agent", "MainPID");
     wait_up(&debian);
     assert!(version().contains("0.1.0"), "{}", version());
+    let status = debian.run("flotilla-agent status");
+    assert!(status.contains("since 0.2.0 was given up"), "{status}");
 
     update("0.2.1");
     wait::until_true("the good release runs", 3 * WITHIN, || {

@@ -39,28 +39,13 @@ pub(super) fn update(subject: &Subject) -> Check {
 }
 
 fn went(record: &UpdateRecord) -> Check {
-    let (new, old) = (&record.version, &record.from_version);
-    match &record.phase {
-        Phase::Trial => Check::ok(
+    if matches!(record.phase, Phase::Reverted { .. }) {
+        return Check::warning(
             NAME,
-            format!(
-                "version {new} is on trial, after {} starts; {old} comes back if it does not \
-                 confirm itself",
-                record.starts
-            ),
-        ),
-        Phase::Proven | Phase::Settled => {
-            Check::ok(NAME, format!("version {new}, updated from {old}"))
-        }
-        Phase::Abandoned => Check::ok(
-            NAME,
-            format!("version {old}; the update to {new} ended before it was started"),
-        ),
-        Phase::Reverted { reason, .. } => Check::warning(
-            NAME,
-            format!("version {old} again, since {new} was given up: {reason}"),
+            record.story(),
             "nothing at this node: revoke the release if it does so elsewhere \
              ('flotilla release revoke'), or correct what it says and apply another one",
-        ),
+        );
     }
+    Check::ok(NAME, record.story())
 }

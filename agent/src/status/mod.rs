@@ -20,7 +20,7 @@ pub use client::{FetchStatusError, Output, ParseOutputError, fetch, show};
 pub use report::{
     AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
     DependencyStatus, DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus, NodeStatus,
-    ProblemStatus, ProcessStatus, StopStatus, StreamStatus, TrustStatus,
+    ProblemStatus, ProcessStatus, StopStatus, StreamStatus, TrustStatus, UpdateStatus,
 };
 pub use server::{BindStatusError, Server};
 pub(crate) use table::{bytes, span};

@@ -18,6 +18,9 @@ pub struct AgentStatus {
     pub at: UnixMillis,
     /// The agent's process.
     pub process: ProcessStatus,
+    /// How the last update of the agent went; none where none was begun, or where a
+    /// package was installed since.
+    pub update: Option<UpdateStatus>,
     /// Who the node is.
     pub node: NodeStatus,
     /// The link to the controller.
@@ -61,6 +64,20 @@ pub struct ProcessStatus {
     pub pid: u32,
     /// When it started.
     pub started_at: UnixMillis,
+}
+
+/// The last update of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpdateStatus {
+    /// The new version.
+    pub version: String,
+    /// The version before.
+    pub from_version: String,
+    /// Whether the new version is the one that is to run.
+    pub selected: bool,
+    /// How it went, for a person.
+    pub story: String,
 }
 
 /// Who the node is.

@@ -20,6 +20,9 @@ pub(super) fn render(status: &AgentStatus, now: UnixMillis) -> String {
     };
     line("node", &node(status));
     line("agent", &process(status, now));
+    if let Some(update) = &status.update {
+        line("update", &update.story);
+    }
     line("link", &link(status, now));
     line("clock", &clock(status));
     line("certificate", &certificate(status, now));

@@ -21,6 +21,10 @@ fn example() -> AgentStatus {
             pid: 7,
             started_at: NOW.before(Duration::from_secs(90_000)),
         },
+        update: Some(UpdateStatus {
+            story: "version 0.1.0 again, since 0.2.0 was given up: it hung".to_owned(),
+            ..UpdateStatus::default()
+        }),
         node: NodeStatus {
             id: Some("abcdefghijklmnop".to_owned()),
             fleet: Some("qrstuvwxyz234567".to_owned()),
@@ -224,6 +228,7 @@ fn what_is_wrong_stands_out() {
     }];
     let text = super::table::render(&status, NOW);
     for expected in [
+        "update      version 0.1.0 again, since 0.2.0 was given up: it hung",
         "DOWN, proven 4 s ago, broker controller:8883: connection refused",
         "WRONG: -31000000 ms",
         "EXPIRED",

@@ -701,6 +701,8 @@ impl Parts {
                 dependencies: self.dependencies.clone(),
                 out,
                 core: self.core.clone(),
+                layout: Layout::below(&self.config.dirs.state),
+                base: self.start.launched.base.clone(),
                 clock: self.clock.clone(),
                 started: self.started,
                 stop: supervisor.stop(Stage::Link),

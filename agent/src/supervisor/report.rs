@@ -30,8 +30,9 @@ use crate::status::{
     AgentStatus, BreakGlassStatus, BudgetStatus, CertificateStatus, ClockStatus, CommandStatus,
     DependencyStatus, DiskStatus, GateStatus, LeaseStatus, LinkState, LinkStatus,
     NodeStatus as IdentityStatus, ProblemStatus, ProcessStatus, StopStatus, StreamStatus,
-    TrustStatus,
+    TrustStatus, UpdateStatus,
 };
+use crate::update::layout::Layout;
 use crate::uplink;
 
 /// Changes closer together than this make one document.
@@ -55,6 +56,10 @@ pub(super) struct Context {
     pub(super) dependencies: Dependencies,
     pub(super) out: watch::Sender<Arc<AgentStatus>>,
     pub(super) core: StoreHandle,
+    /// Where updates lie.
+    pub(super) layout: Layout,
+    /// The version of the launcher.
+    pub(super) base: String,
     pub(super) clock: Clock,
     pub(super) started: UnixMillis,
     pub(super) stop: CancellationToken,
@@ -147,6 +152,17 @@ fn status_line(status: &AgentStatus) -> String {
 }
 
 impl Context {
+    /// The record is a small file, and who writes it is now this process, now another.
+    fn update(&self) -> Option<UpdateStatus> {
+        let record = self.layout.record().ok().flatten()?;
+        (record.base == self.base).then(|| UpdateStatus {
+            version: record.version.clone(),
+            from_version: record.from_version.clone(),
+            selected: record.is_selected(),
+            story: record.story(),
+        })
+    }
+
     fn document(&mut self, today: &mut Today) -> AgentStatus {
         let node = Arc::clone(&self.node.borrow_and_update());
         let uplink = self.uplink.borrow_and_update().clone();
@@ -163,6 +179,7 @@ impl Context {
                 started_at: self.started,
                 ..ProcessStatus::default()
             },
+            update: self.update(),
             node: self.identity(&named),
             link: link(&node, &uplink, now),
             streams: streams(&node),

@@ -281,16 +281,19 @@ impl Held {
                 self.all_of(state_dir, &name)?;
             } else if kind.is_file() && !own.ends_with(durable::PARTIAL) {
                 let to = self.folder.join(&name);
-                match fs::hard_link(entry.path(), &to) {
+                let held = fs::hard_link(entry.path(), &to).or_else(|error| {
+                    if is_gone_or_held(&error) {
+                        return Err(error);
+                    }
+                    // A disk of its own, or one that gives no second name.
+                    fs::copy(entry.path(), &to).map(drop)
+                });
+                match held {
                     Ok(()) => {
                         self.files.insert(name);
                     }
                     // Held already, or taken away since it was listed.
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-                        ) => {}
+                    Err(error) if is_gone_or_held(&error) => {}
                     Err(error) => return Err(failed("hold", &to)(error)),
                 }
             }
@@ -312,6 +315,13 @@ impl Held {
         }
         Ok(())
     }
+}
+
+fn is_gone_or_held(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+    )
 }
 
 impl Drop for Held {

@@ -85,7 +85,15 @@ struct Unpacking<'f> {
 
 impl<'f> Unpacking<'f> {
     fn new(file: &'f Path, into: &'f Path) -> Result<Self, BackupError> {
-        make_folder(into)?;
+        // Never one that is there: in a folder for everybody it could be somebody else's.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(into)
+            .map_err(|source| BackupError::File {
+                step: "make",
+                path: into.to_owned(),
+                source,
+            })?;
         make_folder(&into.join(PKI))?;
         Ok(Self {
             file,

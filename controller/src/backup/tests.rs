@@ -279,6 +279,8 @@ async fn a_backup_with_other_entries_than_one_has_is_refused() {
     };
     for name in [
         "../escaped",
+        "vault/../escaped",
+        "pki/..",
         "vault/../../escaped",
         "/etc/escaped",
         "pki/.hidden",
@@ -473,6 +475,16 @@ async fn keys_may_lie_elsewhere_than_the_state() {
     assert!(made.path("keys/ca.key").exists());
     assert!(!made.path("there/pki").exists());
     drop(store::open(&config).unwrap());
+}
+
+#[tokio::test]
+async fn nothing_is_unpacked_where_somebody_else_may_look() {
+    let made = Made::new().await;
+    let there = made.path("there");
+    fs::create_dir(&there).unwrap();
+    let refused = read::unpack(&made.path("backup"), &made.path("key"), &there).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::StoreFailed, "{refused}");
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 0);
 }
 
 #[test]

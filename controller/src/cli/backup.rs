@@ -49,7 +49,8 @@ pub(super) fn create_key(print: &mut Printer, file: &Path) -> Result<Exit, CliFa
 
 /// Checks a backup, offline.
 pub(super) fn verify(print: &mut Printer, asked: &OpenBackup) -> Result<Exit, CliFailure> {
-    let scratch = std::env::temp_dir().join(format!("flotilla-verify-{}", std::process::id()));
+    let name = format!("flotilla-verify-{}", super::client::request_id()?);
+    let scratch = std::env::temp_dir().join(name);
     let sound = backup::verify(&asked.file, &asked.key, &scratch)
         .map_err(|error| failure("the backup does not verify", &error))?;
     show(print, &sound, "good")

@@ -253,7 +253,7 @@ impl std::fmt::Display for Sources<'_> {
 
 impl std::error::Error for Sources<'_> {}
 
-fn request_id() -> Result<RequestId, CliFailure> {
+pub(super) fn request_id() -> Result<RequestId, CliFailure> {
     let mut bytes = [0; protocol::id::ID_BYTES];
     SystemRandom::new()
         .fill(&mut bytes)

@@ -92,6 +92,26 @@ impl UpdateRecord {
         }
     }
 
+    /// How it went, in a sentence for a person.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let (new, old) = (&self.version, &self.from_version);
+        match &self.phase {
+            Phase::Trial => format!(
+                "version {new} is on trial, after {} starts; {old} comes back if it does not \
+                 confirm itself",
+                self.starts
+            ),
+            Phase::Proven | Phase::Settled => format!("version {new}, updated from {old}"),
+            Phase::Abandoned => {
+                format!("version {old}; the update to {new} ended before it was started")
+            }
+            Phase::Reverted { reason, .. } => {
+                format!("version {old} again, since {new} was given up: {reason}")
+            }
+        }
+    }
+
     /// What should be selected by it.
     #[must_use]
     pub fn selected(&self) -> &Slot {
