@@ -138,13 +138,8 @@ impl Made {
     }
 
     fn entries(&self) -> Vec<(String, Vec<u8>)> {
-        let keys = key::read(&self.path("key")).unwrap();
-        let file = fs::File::open(self.path("backup")).unwrap();
-        let plain = age::Decryptor::new(file)
-            .unwrap()
-            .decrypt(keys.iter().map(|key| key as &dyn age::Identity))
-            .unwrap();
-        let mut tar = tar::Archive::new(zstd::Decoder::new(plain).unwrap());
+        let plain = self.plain();
+        let mut tar = tar::Archive::new(plain.as_slice());
         let mut entries = Vec::new();
         for entry in tar.entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -162,12 +157,23 @@ impl Made {
         fill(&mut tar);
         tar.finish().unwrap();
         drop(tar);
+        self.seal(&plain)
+    }
+
+    fn seal(&self, plain: &[u8]) -> PathBuf {
         let keys = key::read(&self.path("key")).unwrap();
-        let packed = zstd::encode_all(plain.as_slice(), 1).unwrap();
+        let packed = zstd::encode_all(plain, 1).unwrap();
         let sealed = age::encrypt(&keys[0].to_public(), &packed).unwrap();
         let path = self.path("changed");
         fs::write(&path, sealed).unwrap();
         path
+    }
+
+    /// What is in the frame.
+    fn plain(&self) -> Vec<u8> {
+        let keys = key::read(&self.path("key")).unwrap();
+        let sealed = fs::read(self.path("backup")).unwrap();
+        zstd::decode_all(age::decrypt(&keys[0], &sealed).unwrap().as_slice()).unwrap()
     }
 }
 
@@ -264,6 +270,29 @@ async fn a_file_that_is_cut_short_or_changed_anywhere_is_refused() {
         ErrorCode::BackupInvalid
     );
     fs::write(&path, "no backup").unwrap();
+    assert_eq!(
+        made.verify(&path).unwrap_err().code(),
+        ErrorCode::BackupInvalid
+    );
+}
+
+/// Everything is there, and the proof that nothing was cut off is not.
+#[tokio::test]
+async fn a_file_that_is_cut_short_behind_its_last_entry_is_refused() {
+    let made = Made::new().await;
+    let mut plain = made.plain();
+    let mut noise = 1_u64;
+    // So much that does not compress that it is encrypted in chunks of its own.
+    for _ in 0..50_000 {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        plain.extend_from_slice(&noise.to_le_bytes());
+    }
+    let path = made.seal(&plain);
+    made.verify(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 150_000]).unwrap();
     assert_eq!(
         made.verify(&path).unwrap_err().code(),
         ErrorCode::BackupInvalid
