@@ -5,7 +5,6 @@ use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
 use protocol::key::PublicKey;
-use serde::Serialize;
 
 use super::read::{Scratch, unpack};
 use super::{BackupError, Manifest};
@@ -22,7 +21,7 @@ use crate::uplink::intake::Intake;
 use crate::vault::Vault;
 
 /// What a sound backup holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sound {
     /// What it says of itself.
     pub manifest: Manifest,
@@ -30,7 +29,7 @@ pub struct Sound {
     pub records: u64,
     /// Nodes of the fleet.
     pub nodes: usize,
-    /// Configs and secrets that deployments and sinks name, each decrypted.
+    /// Contents of configs and secrets that something names, each decrypted.
     pub contents: usize,
     /// Archives, each by its SHA-256.
     pub archives: usize,
@@ -134,16 +133,19 @@ fn trail(journal: &JournalReader, keys: &[PublicKey]) -> Result<u64, BackupError
     })
 }
 
+/// Decrypts every content that a deployment, a sink or a name of Flotilla's own says.
 fn contents(vault: &Vault, fleet: &Fleet) -> Result<usize, Wrong> {
-    let named = named(fleet);
-    for (kind, digest) in &named {
+    let mut wanted = named(fleet);
+    let own = vault.names().into_iter();
+    wanted.extend(own.map(|((kind, _), entry)| (kind, entry.digest)));
+    for (kind, digest) in &wanted {
         if vault.get(*kind, digest)?.is_none() {
             return Err(Wrong::Backup(format!(
-                "a deployment or sink names content {digest}, which is not in it"
+                "content {digest} is named, and is not in it"
             )));
         }
     }
-    Ok(named.len())
+    Ok(wanted.len())
 }
 
 fn archives(state_dir: &Path) -> Result<usize, Wrong> {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use age::DecryptError;
@@ -175,9 +175,19 @@ impl<'f> Unpacking<'f> {
         ];
         let keys = crate::pki::REQUIRED.map(|name| format!("{PKI}/{name}"));
         for name in needed.iter().chain(&keys) {
-            if !self.into.join(name).exists() {
-                return Err(self.invalid(&format!("there is no {name} in it")));
-            }
+            let path = self.into.join(name);
+            // redb makes files as the umask says.
+            let private = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+            private.map_err(|source| {
+                if source.kind() == io::ErrorKind::NotFound {
+                    return self.invalid(&format!("there is no {name} in it"));
+                }
+                BackupError::File {
+                    step: "close to others",
+                    path,
+                    source,
+                }
+            })?;
         }
         let nothing = self.invalid("it is empty");
         let manifest = self.manifest.ok_or(nothing)?;

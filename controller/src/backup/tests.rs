@@ -2,6 +2,7 @@
 //! or refused.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use protocol::ErrorCode;
@@ -204,7 +205,7 @@ async fn what_is_restored_is_what_was_there_at_that_moment_and_says_that_it_was_
     let config = settings(&folder.path().join("elsewhere"));
     let sound = restore(&config, &file, &key_file).unwrap();
     assert_eq!(sound.records, then.seq());
-    assert_eq!(sound.archives, 1);
+    assert_eq!((sound.archives, sound.contents), (1, 1));
     assert!(sound.manifest.root_key);
     let dir = &config.state_dir;
     assert!(!dir.join(layout::RESTORING).exists());
@@ -213,6 +214,10 @@ async fn what_is_restored_is_what_was_there_at_that_moment_and_says_that_it_was_
             .unwrap()
             .contains("restored from the backup of")
     );
+    for name in [layout::JOURNAL_FILE, layout::INTAKE_FILE, "pki/ca.key"] {
+        let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
     let again = store::open(&config).unwrap();
     assert_eq!(again.engine.fleet().id(), then.id());
     assert_eq!(
@@ -395,6 +400,14 @@ async fn a_backup_without_what_a_controller_cannot_make_anew_is_refused() {
         made.verify(&forged).unwrap_err().code(),
         ErrorCode::JournalBroken
     );
+    let without = made.changed(|entries| {
+        entries.retain(|(entry, _)| !entry.starts_with("vault/content/"));
+    });
+    let refused = made.verify(&without).unwrap_err();
+    assert!(
+        refused.to_string().contains("is named, and is not in it"),
+        "{refused}"
+    );
     let archive = made.changed(|entries| {
         for (_, content) in entries
             .iter_mut()
@@ -428,7 +441,6 @@ async fn a_newer_backup_is_told_from_a_damaged_one() {
 
 #[tokio::test]
 async fn another_key_no_key_and_one_that_others_may_read_are_told_apart() {
-    use std::os::unix::fs::PermissionsExt as _;
     let made = Made::new().await;
     let backup = made.path("backup");
     let other = made.path("other");

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use protocol::ErrorCode;
+use serde::Serialize;
 
 use crate::backup::{self, BackupError, Sound, key};
 use crate::cli::Session;
@@ -12,6 +13,7 @@ use crate::cli::failure::CliFailure;
 use crate::cli::print::{Printer, Tone, bytes};
 use crate::cli::save::save;
 use crate::exit::Exit;
+use crate::operation::view::Stamp;
 use crate::operation::view::backup::MakeBackup;
 use crate::serve::store::coded;
 
@@ -74,27 +76,48 @@ pub(super) fn restore(
     Ok(Exit::Ok)
 }
 
+/// A sound backup, as it is shown.
+#[derive(Debug, Serialize)]
+struct SoundView {
+    fleet: String,
+    /// The version of the program that made it.
+    version: String,
+    made_at: Stamp,
+    records: u64,
+    nodes: usize,
+    contents: usize,
+    /// None where they were left out.
+    archives: Option<usize>,
+    root_key: bool,
+}
+
 fn show(print: &mut Printer, sound: &Sound, word: &str) -> Result<Exit, CliFailure> {
-    print.show(sound, |print, sound| {
-        let Sound {
-            manifest,
-            records,
-            nodes,
-            contents,
-            archives,
-        } = sound;
-        let word = print.tint(word, Tone::Good);
-        let made = print.ago(manifest.made_at.into());
+    let manifest = &sound.manifest;
+    let view = SoundView {
+        fleet: manifest.fleet.to_string(),
+        version: manifest.version.clone(),
+        made_at: manifest.made_at.into(),
+        records: sound.records,
+        nodes: sound.nodes,
+        contents: sound.contents,
+        archives: manifest.archives.then_some(sound.archives),
+        root_key: manifest.root_key,
+    };
+    print.show(&view, |print, view| {
+        let archives = match view.archives {
+            Some(count) => format!("{count} archives"),
+            None => "archives left out".to_owned(),
+        };
         print.line(format!(
-            "{word}: fleet {}, made {made} by {}: {records} records, {nodes} nodes, {contents} configs and secrets, {}, {} the root key",
-            manifest.fleet,
-            manifest.version,
-            if manifest.archives {
-                format!("{archives} archives")
-            } else {
-                "archives left out".to_owned()
-            },
-            if manifest.root_key { "with" } else { "without" },
+            "{}: fleet {}, made {} by {}: {} records, {} nodes, {} configs and secrets, {archives}, {} the root key",
+            print.tint(word, Tone::Good),
+            view.fleet,
+            print.ago(view.made_at),
+            view.version,
+            view.records,
+            view.nodes,
+            view.contents,
+            if view.root_key { "with" } else { "without" },
         ))
     })?;
     Ok(Exit::Ok)
@@ -115,5 +138,10 @@ fn failure(what: &str, error: &BackupError) -> CliFailure {
     } else {
         Exit::Data
     };
-    coded(exit, code, what, error)
+    let failure = coded(exit, code, what, error);
+    if matches!(error, BackupError::KeyFile(_)) {
+        return failure
+            .advise("name the file of a backup key, which only its owner may read (chmod 600)");
+    }
+    failure
 }
