@@ -126,8 +126,10 @@ fn copy_into(
             copied => made(&to, copied)?,
         }
     }
-    link_all(&dir.join(layout::VAULT), &into.join(layout::VAULT))
-        .map_err(|error| cannot("copy to", &into.join(layout::VAULT), &error))
+    let vault = into.join(layout::VAULT);
+    made(&vault, link_all(&dir.join(layout::VAULT), &vault))?;
+    // The names in it are on the disk before its own is.
+    made(into, fs::File::open(into).and_then(|into| into.sync_all()))
 }
 
 fn copy_journal(
