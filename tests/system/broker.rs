@@ -128,7 +128,7 @@ fn a_network_that_stalls_and_breaks_is_noticed_and_outlived() {
 }
 
 /// The broker's address in an agent's identity.
-fn broker_of(agent: &Agent) -> String {
+pub(crate) fn broker_of(agent: &Agent) -> String {
     let text = std::fs::read_to_string(agent.state().join("identity/identity.toml")).unwrap();
     let identity: toml::Table = text.parse().unwrap();
     let brokers = identity["brokers"].as_array().expect("brokers is an array");

@@ -11,6 +11,7 @@ use harness::cli::Cli;
 use harness::clock;
 use harness::controller::{Controller, Plan};
 use harness::debian::packages;
+use harness::proxy::{Proxy, Weather};
 use harness::release::Maker;
 use harness::wait;
 use protocol::release::{ARCHIVE_BYTES_MAX, PROGRAM};
@@ -62,6 +63,12 @@ impl World {
 
     /// Rolls a version out, and gives how the rollout ended.
     fn update(&self, version: &str, on: &str) -> Value {
+        let id = self.begin(version, on);
+        self.ended(&id)
+    }
+
+    /// Rolls a version out, and gives the rollout's id.
+    fn begin(&self, version: &str, on: &str) -> String {
         let params = self.params.path().join("rollout.toml");
         let params = params.display().to_string();
         let applied = self.cli.json(&[
@@ -78,9 +85,12 @@ impl World {
             "keep",
             "--yes",
         ]);
-        let id = applied["rollout"]["id"].as_str().unwrap().to_owned();
+        applied["rollout"]["id"].as_str().unwrap().to_owned()
+    }
+
+    fn ended(&self, id: &str) -> Value {
         wait::until("the rollout has ended", WITHIN, || {
-            let shown = self.cli.json(&["rollout", "show", &id]);
+            let shown = self.cli.json(&["rollout", "show", id]);
             (shown["done"] == true).then_some(shown)
         })
     }
@@ -180,6 +190,61 @@ fn a_release_that_dies_once_it_is_confirmed_ends_on_the_version_before() {
                 .is_some_and(|it| it.contains("did not last"))
     });
     drop(agent);
+}
+
+/// The release itself is good; the network goes with it. The node does not wait for
+/// the controller's word to go back.
+#[test]
+fn a_release_that_loses_the_network_ends_on_the_version_before() {
+    let world = World::new();
+    // Long enough on trial to be caught there, and it is over soon.
+    let slow = QUICK.replace("1s", "20s").replace("30s", "40s");
+    fs::write(world.params.path().join("rollout.toml"), slow).unwrap();
+    let mut agent = Agent::new("far").joined(&fleet::token(&world.cli));
+    let broker = crate::broker::broker_of(&agent);
+    let broker = broker.trim_start_matches("mqtts://").parse();
+    let network = Proxy::to(broker.expect("a broker is an address and a port"));
+    agent.configure(&format!(
+        "[uplink]\nbrokers = [\"mqtts://{}\"]\n",
+        network.address()
+    ));
+    agent.start();
+    fleet::await_up(&world.cli, "far");
+    world.add("0.2.0", "");
+    let rollout = world.begin("0.2.0", "*");
+    let at_the_node = |what: &str, version: &str, story: &str| {
+        wait::until_true(what, WITHIN, || {
+            let shown = agent.ask(&["status", "--output", "json"]);
+            let status: Value = serde_json::from_str(&shown.out).unwrap_or_default();
+            let said = status["update"]["story"].as_str().unwrap_or_default();
+            status["process"]["version"] == version && said.contains(story)
+        });
+    };
+    at_the_node("the new version is on trial", "0.2.0", "is on trial");
+    network.set(Weather::Down);
+    at_the_node(
+        "the old one runs, cut off",
+        "0.1.0",
+        "since 0.2.0 was given up",
+    );
+    let shown = world.cli.json(&["rollout", "show", &rollout]);
+    assert_ne!(
+        shown["done"], true,
+        "the controller knows nothing of it: {shown}"
+    );
+
+    network.set(Weather::Fair);
+    let ended = world.ended(&rollout);
+    assert_eq!(ended["state"], "halted", "{ended}");
+    world.await_version("far", "0.1.0");
+    let target = world.target(&ended);
+    assert_eq!(target["code"], "update.reverted", "{target}");
+    let detail = target["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("did not confirm itself within 40 s"),
+        "{detail}"
+    );
+    agent.stop();
 }
 
 /// Three versions at once under one controller: all measure and obey.
