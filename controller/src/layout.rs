@@ -33,6 +33,7 @@ pub(crate) const FORMAT: u32 = 1;
 pub(crate) const FORMAT_FILE: &str = "format";
 pub(crate) const FLEET_FILE: &str = "fleet";
 pub(crate) const FOUNDING_FILE: &str = "fleet.founding";
+pub(crate) const PKI: &str = "pki";
 pub(crate) const JOURNAL_FILE: &str = "journal.redb";
 pub(crate) const INTAKE_FILE: &str = "intake.redb";
 pub(crate) const VAULT: &str = "vault";

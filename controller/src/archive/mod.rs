@@ -22,9 +22,9 @@ mod tests;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -246,11 +246,7 @@ impl Archives {
     }
 
     fn open_with(folder: &Path, kind: Kind, free: FreeBytes) -> Result<Self, ArchiveError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|source| fault("make", folder, source))?;
+        durable::make_private(folder).map_err(|source| fault("make", folder, source))?;
         let mut state = State::default();
         for (digest, ending) in list(folder)? {
             if ending != TAR {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use protocol::key::PublicKey;
 
+use super::error::{failed, invalid};
 use super::read::{Scratch, unpack};
 use super::{BackupError, Manifest};
 use crate::archive::{Archives, digest_of};
@@ -42,10 +43,9 @@ pub struct Sound {
 pub fn verify(file: &Path, key: &Path, scratch: &Path) -> Result<Sound, BackupError> {
     let scratch = Scratch::new(scratch.to_owned())?;
     let manifest = unpack(file, key, scratch.path())?;
-    let config = crate::config::of(scratch.path()).map_err(|problems| BackupError::File {
-        step: "unpack into",
-        path: scratch.path().to_owned(),
-        source: std::io::Error::other(problems.iter().map(ToString::to_string).collect::<String>()),
+    let config = crate::config::of(scratch.path()).map_err(|problems| {
+        let said: String = problems.iter().map(ToString::to_string).collect();
+        failed("unpack into", scratch.path())(std::io::Error::other(said))
     })?;
     check(file, &config, manifest)
 }
@@ -58,31 +58,31 @@ pub(super) fn check(
 ) -> Result<Sound, BackupError> {
     let Store { pki, engine, task } = store::open(config).map_err(BackupError::Start)?;
     let fleet = engine.fleet();
-    let invalid = |reason: String| BackupError::Invalid {
-        path: file.to_owned(),
-        reason,
-    };
     if fleet.id() != manifest.fleet || fleet.seq() != manifest.records {
-        return Err(invalid(format!(
-            "it says that it has {} records of fleet {}, and has {} of fleet {}",
-            manifest.records,
-            manifest.fleet,
-            fleet.seq(),
-            fleet.id()
-        )));
+        return Err(invalid(
+            file,
+            format!(
+                "it says that it has {} records of fleet {}, and has {} of fleet {}",
+                manifest.records,
+                manifest.fleet,
+                fleet.seq(),
+                fleet.id()
+            ),
+        ));
     }
     let signing = pki.signing().borrow().public();
     let records = trail(engine.journal(), &[pki.root(), signing])?;
     let intake = Intake::open(&config.state_dir.join(layout::INTAKE_FILE))?;
     let cursor = intake.cursor()?;
     if cursor > records {
-        return Err(invalid(format!(
-            "what nodes reported follows record {cursor}, and there are {records}"
-        )));
+        return Err(invalid(
+            file,
+            format!("what nodes reported follows record {cursor}, and there are {records}"),
+        ));
     }
     let vault = Vault::open(&config.state_dir.join(layout::VAULT), &pki.vault_key()?)?;
-    let contents = contents(&vault, &fleet).map_err(|what| what.unwrap_or_else(invalid))?;
-    let archives = archives(&config.state_dir).map_err(|what| what.unwrap_or_else(invalid))?;
+    let contents = contents(file, &vault, &fleet)?;
+    let archives = archives(file, &config.state_dir)?;
     drop(task);
     Ok(Sound {
         manifest,
@@ -91,27 +91,6 @@ pub(super) fn check(
         contents,
         archives,
     })
-}
-
-/// What is wrong: with a store, or with what the backup holds.
-enum Wrong {
-    Store(BackupError),
-    Backup(String),
-}
-
-impl Wrong {
-    fn unwrap_or_else(self, invalid: impl FnOnce(String) -> BackupError) -> BackupError {
-        match self {
-            Self::Store(error) => error,
-            Self::Backup(reason) => invalid(reason),
-        }
-    }
-}
-
-impl<E: Into<BackupError>> From<E> for Wrong {
-    fn from(error: E) -> Self {
-        Self::Store(error.into())
-    }
 }
 
 /// Verifies the whole chain, as someone else would with an export.
@@ -134,21 +113,22 @@ fn trail(journal: &JournalReader, keys: &[PublicKey]) -> Result<u64, BackupError
 }
 
 /// Decrypts every content that a deployment, a sink or a name of Flotilla's own says.
-fn contents(vault: &Vault, fleet: &Fleet) -> Result<usize, Wrong> {
+fn contents(file: &Path, vault: &Vault, fleet: &Fleet) -> Result<usize, BackupError> {
     let mut wanted = named(fleet);
     let own = vault.names().into_iter();
     wanted.extend(own.map(|((kind, _), entry)| (kind, entry.digest)));
     for (kind, digest) in &wanted {
         if vault.get(*kind, digest)?.is_none() {
-            return Err(Wrong::Backup(format!(
-                "content {digest} is named, and is not in it"
-            )));
+            return Err(invalid(
+                file,
+                format!("content {digest} is named, and is not in it"),
+            ));
         }
     }
     Ok(wanted.len())
 }
 
-fn archives(state_dir: &Path) -> Result<usize, Wrong> {
+fn archives(file: &Path, state_dir: &Path) -> Result<usize, BackupError> {
     let mut count = 0;
     for (name, open) in [
         (layout::ARCHIVES, Archives::open as fn(&Path) -> _),
@@ -156,27 +136,25 @@ fn archives(state_dir: &Path) -> Result<usize, Wrong> {
     ] {
         let folder = state_dir.join(name);
         let files = fs::read_dir(&folder).map_or(0, Iterator::count);
-        let held = open(&folder)?.list();
+        let store = open(&folder)?;
+        let held = store.list();
         if held.len() != files {
-            return Err(Wrong::Backup(format!(
-                "{} of the {files} archives in {name} can be read",
-                held.len()
-            )));
+            return Err(invalid(
+                file,
+                format!(
+                    "{} of the {files} archives in {name} can be read",
+                    held.len()
+                ),
+            ));
         }
         for archive in &held {
-            let path = folder.join(format!("{}.tar", archive.digest));
-            let failed = |step, source| BackupError::File {
-                step,
-                path: path.clone(),
-                source,
-            };
-            let mut file = fs::File::open(&path).map_err(|error| failed("open", error))?;
-            let (found, _) = digest_of(&mut file).map_err(|error| failed("read", error))?;
+            let (mut content, _) = store.open_at(archive.digest, 0)?;
+            let (found, _) = digest_of(&mut content).map_err(failed("read", &folder))?;
             if found != archive.digest {
-                return Err(Wrong::Backup(format!(
-                    "{name}/{} is damaged",
-                    archive.digest
-                )));
+                return Err(invalid(
+                    file,
+                    format!("{name}/{} is damaged", archive.digest),
+                ));
             }
         }
         count += held.len();

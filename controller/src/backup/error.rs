@@ -1,7 +1,7 @@
 //! Why a backup cannot be made, read or put back.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::ErrorCode;
 
@@ -109,6 +109,23 @@ pub enum BackupError {
         /// What is there.
         path: PathBuf,
     },
+}
+
+/// What was tried of a file, for `map_err`.
+pub(super) fn failed(
+    step: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> BackupError + use<> {
+    let path = path.to_owned();
+    move |source| BackupError::File { step, path, source }
+}
+
+/// A file that is no whole backup.
+pub(super) fn invalid(file: &Path, reason: impl ToString) -> BackupError {
+    BackupError::Invalid {
+        path: file.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 impl BackupError {

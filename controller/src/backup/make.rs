@@ -4,10 +4,8 @@
 //! what only comes and goes is held by a second name on the same disk. So writing
 //! takes as long as whoever reads it, needs no space, and nothing waits for it.
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +13,9 @@ use protocol::time::UnixMillis;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
+use super::error::failed;
 use super::key::Recipient;
-use super::{BackupError, FORMAT, INTAKE, JOURNAL, MANIFEST, Manifest, PKI};
+use super::{BackupError, FORMAT, INTAKE, JOURNAL, MANIFEST, Manifest};
 use crate::durable;
 use crate::journal::JournalReader;
 use crate::layout;
@@ -102,7 +101,7 @@ impl Backups {
         let fleet = journal.fleet();
         // Held before and after: what the journal names at its moment was there before,
         // or is so new since that it is not swept out.
-        let mut held = Held::new(state_dir)?;
+        let held = Held::new(state_dir)?;
         held.all(state_dir, archives)?;
         // In this order the pair is what a crash could have left: the intake follows
         // the journal, and takes up from its cursor.
@@ -134,7 +133,7 @@ impl Backups {
 
 /// A moment of the controller.
 pub struct Taken {
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     keys: Vec<(String, Zeroizing<Vec<u8>>)>,
     intake: Frozen,
     journal: Frozen,
@@ -144,12 +143,6 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// What it is.
-    #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
     /// Writes it, compressed and encrypted. It blocks as long as `sink` does. What
     /// breaks off is no backup, and is found to be none.
     ///
@@ -180,7 +173,7 @@ impl Taken {
         tar.bytes(layout::FLEET_FILE, fleet.as_bytes())
             .map_err(BackupError::Sink)?;
         for (name, content) in &self.keys {
-            tar.bytes(&format!("{PKI}/{name}"), content)
+            tar.bytes(&format!("{}/{name}", layout::PKI), content)
                 .map_err(BackupError::Sink)?;
         }
         put_rows(tar, INTAKE, "intake", &self.intake)?;
@@ -230,8 +223,6 @@ impl<W: Write> Tar<W> {
 /// never changed: whoever writes one anew writes another file.
 struct Held {
     folder: PathBuf,
-    /// Names below the folder.
-    files: BTreeSet<String>,
 }
 
 impl Held {
@@ -239,94 +230,39 @@ impl Held {
         sweep(state_dir)?;
         Ok(Self {
             folder: state_dir.join(layout::BACKING_UP),
-            files: BTreeSet::new(),
         })
     }
 
     /// Holds what is there now, besides what it holds already.
-    fn all(&mut self, state_dir: &Path, archives: bool) -> Result<(), BackupError> {
-        self.all_of(state_dir, layout::VAULT)?;
-        if archives {
-            self.all_of(state_dir, layout::ARCHIVES)?;
-            self.all_of(state_dir, layout::RELEASES)?;
-        }
-        Ok(())
-    }
-
-    /// Holds a folder's files, and those of its folders.
-    fn all_of(&mut self, state_dir: &Path, name: &str) -> Result<(), BackupError> {
-        let from = state_dir.join(name);
-        let into = self.folder.join(name);
-        let failed = |step, path: &Path| {
-            let path = path.to_owned();
-            move |source| BackupError::File { step, path, source }
+    fn all(&self, state_dir: &Path, archives: bool) -> Result<(), BackupError> {
+        let folders: &[&str] = if archives {
+            &[layout::VAULT, layout::ARCHIVES, layout::RELEASES]
+        } else {
+            &[layout::VAULT]
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&into)
-            .map_err(failed("make", &into))?;
-        let entries = match fs::read_dir(&from) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed("list", &from))?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed("list", &from))?;
-            let kind = entry.file_type().map_err(failed("look at", &from))?;
-            let Ok(own) = entry.file_name().into_string() else {
-                continue;
-            };
-            let name = format!("{name}/{own}");
-            if kind.is_dir() {
-                self.all_of(state_dir, &name)?;
-            } else if kind.is_file() && !own.ends_with(durable::PARTIAL) {
-                let to = self.folder.join(&name);
-                let held = fs::hard_link(entry.path(), &to).or_else(|error| {
-                    if is_gone_or_held(&error) {
-                        return Err(error);
-                    }
-                    // A disk of its own, or one that gives no second name.
-                    fs::copy(entry.path(), &to).map(drop)
-                });
-                match held {
-                    Ok(()) => {
-                        self.files.insert(name);
-                    }
-                    // Held already, or taken away since it was listed.
-                    Err(error) if is_gone_or_held(&error) => {}
-                    Err(error) => return Err(failed("hold", &to)(error)),
-                }
-            }
+        for name in folders {
+            let from = state_dir.join(name);
+            durable::hold_below(&from, &self.folder.join(name)).map_err(failed("hold", &from))?;
         }
         Ok(())
     }
 
     fn put<W: Write>(&self, tar: &mut Tar<W>) -> Result<(), BackupError> {
-        for name in &self.files {
-            let path = self.folder.join(name);
-            let failed = |step| {
-                let path = path.clone();
-                move |source| BackupError::File { step, path, source }
-            };
-            let file = File::open(&path).map_err(failed("open"))?;
-            let size = file.metadata().map_err(failed("look at"))?.len();
-            tar.stream(name, size, file.take(size))
+        let files = durable::files_below(&self.folder).map_err(failed("list", &self.folder))?;
+        for name in files {
+            let path = self.folder.join(&name);
+            let file = File::open(&path).map_err(failed("open", &path))?;
+            let size = file.metadata().map_err(failed("look at", &path))?.len();
+            tar.stream(&name, size, file.take(size))
                 .map_err(BackupError::Sink)?;
         }
         Ok(())
     }
 }
 
-fn is_gone_or_held(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-    )
-}
-
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
+        if let Err(error) = durable::remove_tree(&self.folder) {
             tracing::warn!(folder = %self.folder.display(), %error, "names held for a backup stay until the next start");
         }
     }
@@ -339,16 +275,7 @@ impl Drop for Held {
 pub fn sweep(state_dir: &Path) -> Result<(), BackupError> {
     for name in [layout::BACKING_UP, layout::RESTORING] {
         let path = state_dir.join(name);
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(BackupError::File {
-                    step: "remove",
-                    path,
-                    source,
-                });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        durable::remove_tree(&path).map_err(failed("remove", &path))?;
     }
     Ok(())
 }

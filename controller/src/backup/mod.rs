@@ -50,7 +50,6 @@ pub const FORMAT: u32 = 1;
 const MANIFEST: &str = "backup.json";
 
 /// The folders of a backup's entries that are not called as in the state directory.
-const PKI: &str = "pki";
 const INTAKE: &str = "intake";
 const JOURNAL: &str = "journal";
 

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use age::DecryptError;
 use zeroize::Zeroizing;
 
-use super::{BackupError, FORMAT, INTAKE, JOURNAL, MANIFEST, Manifest, PKI, key};
+use super::error::{failed, invalid};
+use super::{BackupError, FORMAT, INTAKE, JOURNAL, MANIFEST, Manifest, key};
+use crate::durable;
 use crate::journal::Journal;
 use crate::layout;
 use crate::rows::{CHUNK_BYTES_MAX, Loading};
@@ -32,21 +34,18 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// directory. After an error what is there is of no use.
 pub(super) fn unpack(file: &Path, key: &Path, into: &Path) -> Result<Manifest, BackupError> {
     let plain = decrypt(file, key)?;
-    let invalid = |error: io::Error| BackupError::Invalid {
-        path: file.to_owned(),
-        reason: error.to_string(),
-    };
-    let mut frame = zstd::Decoder::new(plain).map_err(invalid)?;
-    frame.window_log_max(WINDOW_LOG_MAX).map_err(invalid)?;
+    let damaged = |error: io::Error| invalid(file, error);
+    let mut frame = zstd::Decoder::new(plain).map_err(damaged)?;
+    frame.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
     let mut unpacking = Unpacking::new(file, into)?;
     let mut tar = tar::Archive::new(frame);
-    for entry in tar.entries().map_err(invalid)? {
-        unpacking.take(&mut entry.map_err(invalid)?)?;
+    for entry in tar.entries().map_err(damaged)? {
+        unpacking.take(&mut entry.map_err(damaged)?)?;
     }
     // Behind the archive's end comes the end of the frame and of the encryption, which
     // is the proof that nothing is missing.
     let mut rest = tar.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(invalid)?;
+    io::copy(&mut rest, &mut io::sink()).map_err(damaged)?;
     unpacking.end()
 }
 
@@ -55,11 +54,7 @@ fn decrypt(
     key: &Path,
 ) -> Result<age::stream::StreamReader<BufReader<File>>, BackupError> {
     let keys = key::read(key)?;
-    let opened = File::open(file).map_err(|source| BackupError::File {
-        step: "open",
-        path: file.to_owned(),
-        source,
-    })?;
+    let opened = File::open(file).map_err(failed("open", file))?;
     age::Decryptor::new_buffered(BufReader::new(opened))
         .and_then(|sealed| sealed.decrypt(keys.iter().map(|key| key as &dyn age::Identity)))
         .map_err(|error| {
@@ -69,7 +64,7 @@ fn decrypt(
                     path: file.to_owned(),
                 }
             } else {
-                invalid(file, &error.to_string())
+                invalid(file, error)
             }
         })
 }
@@ -89,12 +84,7 @@ impl<'f> Unpacking<'f> {
         DirBuilder::new()
             .mode(0o700)
             .create(into)
-            .map_err(|source| BackupError::File {
-                step: "make",
-                path: into.to_owned(),
-                source,
-            })?;
-        make_folder(&into.join(PKI))?;
+            .map_err(failed("make", into))?;
         Ok(Self {
             file,
             into,
@@ -118,20 +108,16 @@ impl<'f> Unpacking<'f> {
         }
         match *parts.as_slice() {
             [layout::FLEET_FILE] => self.write(&name, entry, TEXT_BYTES_MAX),
-            [PKI, _] => self.write(&name, entry, KEY_BYTES_MAX),
+            [layout::PKI, _] => self.write(&name, entry, KEY_BYTES_MAX),
             [JOURNAL, table, _] => {
                 let path = self.into.join(layout::JOURNAL_FILE);
-                if self.journal.is_none() {
-                    self.journal = Some(Journal::load(&path)?);
-                }
-                put_rows(self.file, self.journal.as_ref(), "journal", table, entry)
+                let loading = once(&mut self.journal, || Ok(Journal::load(&path)?))?;
+                put_rows(self.file, loading, "journal", table, entry)
             }
             [INTAKE, table, _] => {
                 let path = self.into.join(layout::INTAKE_FILE);
-                if self.intake.is_none() {
-                    self.intake = Some(Intake::load(&path)?);
-                }
-                put_rows(self.file, self.intake.as_ref(), "intake", table, entry)
+                let loading = once(&mut self.intake, || Ok(Intake::load(&path)?))?;
+                put_rows(self.file, loading, "intake", table, entry)
             }
             [layout::VAULT, _] | [layout::VAULT, _, _] => self.write(&name, entry, CHUNK_BYTES_MAX),
             [layout::ARCHIVES | layout::RELEASES, _] => self.write(&name, entry, u64::MAX),
@@ -143,10 +129,10 @@ impl<'f> Unpacking<'f> {
         if name != MANIFEST {
             return Err(self.invalid("it does not begin with what it is"));
         }
-        let bytes = self.read(entry, TEXT_BYTES_MAX)?;
+        let bytes = read_bounded(self.file, entry, TEXT_BYTES_MAX)?;
         // The format before the rest, which another one may spell differently.
         let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|error| self.invalid(&error.to_string()))?;
+            serde_json::from_slice(&bytes).map_err(|error| self.invalid(error))?;
         let format = value.get("format").and_then(serde_json::Value::as_u64);
         let format = format.and_then(|format| u32::try_from(format).ok());
         let newer = |what, found| BackupError::Newer {
@@ -158,7 +144,7 @@ impl<'f> Unpacking<'f> {
             return Err(newer("format", found));
         }
         let manifest: Manifest =
-            serde_json::from_value(value).map_err(|error| self.invalid(&error.to_string()))?;
+            serde_json::from_value(value).map_err(|error| self.invalid(error))?;
         if manifest.layout > layout::FORMAT {
             return Err(newer("state of format", manifest.layout));
         }
@@ -173,36 +159,29 @@ impl<'f> Unpacking<'f> {
             layout::JOURNAL_FILE.to_owned(),
             layout::INTAKE_FILE.to_owned(),
         ];
-        let keys = crate::pki::REQUIRED.map(|name| format!("{PKI}/{name}"));
+        let keys = crate::pki::REQUIRED.map(|name| format!("{}/{name}", layout::PKI));
         for name in needed.iter().chain(&keys) {
             let path = self.into.join(name);
             // redb makes files as the umask says.
             let private = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
             private.map_err(|source| {
                 if source.kind() == io::ErrorKind::NotFound {
-                    return self.invalid(&format!("there is no {name} in it"));
+                    return self.invalid(format!("there is no {name} in it"));
                 }
-                BackupError::File {
-                    step: "close to others",
-                    path,
-                    source,
-                }
+                failed("close to others", &path)(source)
             })?;
         }
         let nothing = self.invalid("it is empty");
         let manifest = self.manifest.ok_or(nothing)?;
-        layout::write_format(self.into, manifest.layout).map_err(|source| BackupError::File {
-            step: "write",
-            path: self.into.join(layout::FORMAT_FILE),
-            source,
-        })?;
+        layout::write_format(self.into, manifest.layout)
+            .map_err(failed("write", &self.into.join(layout::FORMAT_FILE)))?;
         Ok(manifest)
     }
 
     fn write(&self, name: &str, entry: &mut impl Read, bytes_max: u64) -> Result<(), BackupError> {
         let path = self.into.join(name);
         if let Some(folder) = path.parent() {
-            make_folder(folder)?;
+            durable::make_private(folder).map_err(failed("make", folder))?;
         }
         let mut file = OpenOptions::new()
             .write(true)
@@ -213,59 +192,48 @@ impl<'f> Unpacking<'f> {
                 if source.kind() == io::ErrorKind::AlreadyExists {
                     return self.unexpected(name);
                 }
-                BackupError::File {
-                    step: "make",
-                    path: path.clone(),
-                    source,
-                }
+                failed("make", &path)(source)
             })?;
         let mut entry = entry.take(bytes_max.saturating_add(1));
         let written = copy(&mut entry, &mut file).map_err(|error| match error {
-            Copying::Read(error) => self.invalid(&error.to_string()),
-            Copying::Write(source) => BackupError::File {
-                step: "write",
-                path,
-                source,
-            },
+            Copying::Read(error) => self.invalid(error),
+            Copying::Write(error) => failed("write", &path)(error),
         })?;
         if written > bytes_max {
-            return Err(self.invalid(&format!("{name} is too large")));
+            return Err(self.invalid(format!("{name} is too large")));
         }
         Ok(())
     }
 
-    fn read(&self, entry: &mut impl Read, bytes_max: u64) -> Result<Vec<u8>, BackupError> {
-        read_bounded(self.file, entry, bytes_max)
-    }
-
     fn unexpected(&self, name: &str) -> BackupError {
         let name: String = name.chars().take(128).collect();
-        self.invalid(&format!("it has an entry {name:?}"))
+        self.invalid(format!("it has an entry {name:?}"))
     }
 
-    fn invalid(&self, reason: &str) -> BackupError {
+    fn invalid(&self, reason: impl ToString) -> BackupError {
         invalid(self.file, reason)
     }
 }
 
-fn invalid(file: &Path, reason: &str) -> BackupError {
-    BackupError::Invalid {
-        path: file.to_owned(),
-        reason: reason.to_owned(),
-    }
+/// What is there, or what is made now.
+fn once<T>(
+    place: &mut Option<T>,
+    make: impl FnOnce() -> Result<T, BackupError>,
+) -> Result<&T, BackupError> {
+    Ok(match place {
+        Some(there) => there,
+        None => place.insert(make()?),
+    })
 }
 
 fn put_rows(
     file: &Path,
-    loading: Option<&Loading>,
+    loading: &Loading,
     what: &'static str,
     table: &str,
     entry: &mut impl Read,
 ) -> Result<(), BackupError> {
     let chunk = Zeroizing::new(read_bounded(file, entry, CHUNK_BYTES_MAX)?);
-    let Some(loading) = loading else {
-        return Err(invalid(file, "rows of no store"));
-    };
     loading
         .put(table, &chunk)
         .map_err(|source| BackupError::Rows { what, source })
@@ -280,7 +248,7 @@ fn read_bounded(
     entry
         .take(bytes_max + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| invalid(file, &error.to_string()))?;
+        .map_err(|error| invalid(file, error))?;
     if bytes.len() as u64 > bytes_max {
         return Err(invalid(file, "an entry is too large"));
     }
@@ -294,18 +262,6 @@ fn is_plain(part: &str) -> bool {
         && part
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-}
-
-fn make_folder(path: &Path) -> Result<(), BackupError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| BackupError::File {
-            step: "make",
-            path: path.to_owned(),
-            source,
-        })
 }
 
 /// Which side of a copy failed: a damaged backup, or a full disk.
@@ -333,16 +289,7 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     /// A folder that is not there yet: another one's leftovers are cleared.
     pub(super) fn new(path: PathBuf) -> Result<Self, BackupError> {
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(BackupError::File {
-                    step: "clear",
-                    path,
-                    source,
-                });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        durable::remove_tree(&path).map_err(failed("clear", &path))?;
         Ok(Self(path))
     }
 
@@ -353,9 +300,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = durable::remove_tree(&self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "what was unpacked stays");
         }
     }

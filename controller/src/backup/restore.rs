@@ -7,12 +7,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 
+use super::BackupError;
 use super::check::{Sound, check};
+use super::error::failed;
 use super::read::{Scratch, unpack};
-use super::{BackupError, PKI};
 use crate::config::Config;
 use crate::durable;
 use crate::layout;
@@ -28,7 +29,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// were moved, in which case a start is refused until it is tried again.
 pub fn restore(config: &Config, file: &Path, key: &Path) -> Result<Sound, BackupError> {
     let dir = &config.state_dir;
-    make_folder(dir)?;
+    durable::make_private(dir).map_err(failed("make", dir))?;
     let restoring = dir.join(layout::RESTORING);
     let begun = restoring.exists() && !dir.join(layout::FLEET_FILE).exists();
     for place in [dir, &config.pki.dir] {
@@ -39,7 +40,7 @@ pub fn restore(config: &Config, file: &Path, key: &Path) -> Result<Sound, Backup
     let aside = Config {
         state_dir: restoring.path().to_owned(),
         pki: crate::config::PkiConfig {
-            dir: restoring.path().join(PKI),
+            dir: restoring.path().join(layout::PKI),
             ..config.pki.clone()
         },
         ..config.clone()
@@ -107,8 +108,8 @@ fn give(what: &Path, like: &Path) -> Result<(), BackupError> {
 fn place(from: &Path, config: &Config) -> Result<(), BackupError> {
     let dir = &config.state_dir;
     let keys = &config.pki.dir;
-    make_folder(keys)?;
-    for entry in fs::read_dir(from.join(PKI)).map_err(failed("list", from))? {
+    durable::make_private(keys).map_err(failed("make", keys))?;
+    for entry in fs::read_dir(from.join(layout::PKI)).map_err(failed("list", from))? {
         let entry = entry.map_err(failed("list", from))?;
         // The keys may be on another disk.
         let to = keys.join(entry.file_name());
@@ -119,28 +120,13 @@ fn place(from: &Path, config: &Config) -> Result<(), BackupError> {
     for entry in fs::read_dir(from).map_err(failed("list", from))? {
         let entry = entry.map_err(failed("list", from))?;
         let name = entry.file_name();
-        if name != PKI && name != layout::FLEET_FILE {
+        if name != layout::PKI && name != layout::FLEET_FILE {
             let to = dir.join(&name);
             fs::rename(entry.path(), &to).map_err(failed("put in place", &to))?;
         }
     }
     // All of it is on the disk before the name that makes it count.
-    fs::File::open(dir)
-        .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
-        .map_err(failed("sync", dir))?;
+    durable::sync_all_of(dir).map_err(failed("sync", dir))?;
     let to = dir.join(layout::FLEET_FILE);
     durable::rename(&from.join(layout::FLEET_FILE), &to).map_err(failed("put in place", &to))
-}
-
-fn make_folder(path: &Path) -> Result<(), BackupError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("make", path))
-}
-
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
-    let path = path.to_owned();
-    move |source| BackupError::File { step, path, source }
 }

@@ -82,7 +82,7 @@ impl Running {
     fn back_up(&self, to: &Path) -> Manifest {
         let turn = self.backups.turn().unwrap();
         let taken = self.backups.take(turn, true, clock::now()).unwrap();
-        let manifest = taken.manifest().clone();
+        let manifest = taken.manifest.clone();
         taken.write(fs::File::create(to).unwrap()).unwrap();
         manifest
     }

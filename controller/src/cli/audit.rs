@@ -142,10 +142,9 @@ pub(super) fn verify(
     let export = std::fs::File::open(file).map_err(|error| unreadable(&error))?;
     let summary =
         crate::journal::verify::verify(BufReader::new(export), &keys).map_err(|broken| {
-            let mut failure = CliFailure::because(Exit::Data, "the trail does not verify", &broken)
-                .advise("compare with another export; the record named is the first that is wrong");
-            failure.code = Some(broken.code().text().to_owned());
-            failure
+            CliFailure::because(Exit::Data, "the trail does not verify", &broken)
+                .advise("compare with another export; the record named is the first that is wrong")
+                .coded(broken.code())
         })?;
     let verified = Verified {
         fleet: summary.fleet.to_string(),

@@ -208,14 +208,13 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CliFailure {
-        let mut failure = CliFailure::because(
+        CliFailure::because(
             Exit::Unavailable,
             format_args!("cannot reach the controller at {}", self.api),
             &error.without_url_ref(),
         )
-        .advise("check that it runs, the address, and that the CA file is the fleet's");
-        failure.code = Some(protocol::ErrorCode::PeerUnreachable.text().to_owned());
-        failure
+        .advise("check that it runs, the address, and that the CA file is the fleet's")
+        .coded(protocol::ErrorCode::PeerUnreachable)
     }
 }
 

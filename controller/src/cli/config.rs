@@ -49,11 +49,10 @@ pub(crate) fn wrong(problems: &[config::Problem]) -> CliFailure {
         .iter()
         .map(|problem| format!("\n  {problem}"))
         .collect();
-    let mut failure = CliFailure::new(
+    CliFailure::new(
         Exit::Config,
         format!("the configuration is wrong:{}", lines.concat()),
     )
-    .advise("correct it, then `flotilla config check`; `flotilla config keys` lists every key");
-    failure.code = Some(protocol::ErrorCode::ConfigInvalid.text().to_owned());
-    failure
+    .advise("correct it, then `flotilla config check`; `flotilla config keys` lists every key")
+    .coded(protocol::ErrorCode::ConfigInvalid)
 }

@@ -228,9 +228,7 @@ async fn request(session: &Session, project: &Project) -> Result<ApplyDeployment
             .unwrap_or_default(),
     };
     let references = compose::references(&compose, &beside).map_err(|problems| {
-        let mut failure = CliFailure::new(Exit::Usage, problems.to_string());
-        failure.code = Some(problems.code().text().to_owned());
-        failure
+        CliFailure::new(Exit::Usage, problems.to_string()).coded(problems.code())
     })?;
     Ok(ApplyDeployment {
         base: base(session, &name).await?,

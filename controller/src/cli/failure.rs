@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use protocol::ErrorCode;
+
 use crate::api::problem::Problem;
 use crate::exit::Exit;
 use crate::operation::failure::chain;
@@ -38,6 +40,13 @@ impl CliFailure {
     #[must_use]
     pub fn advise(mut self, action: impl Into<String>) -> Self {
         self.action = Some(action.into());
+        self
+    }
+
+    /// The same with a stable code.
+    #[must_use]
+    pub fn coded(mut self, code: ErrorCode) -> Self {
+        self.code = Some(code.text().to_owned());
         self
     }
 

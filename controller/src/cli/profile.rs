@@ -74,15 +74,14 @@ pub fn connection(global: &Global, key: Option<String>) -> Result<Connection, Cl
         (profile.api, profile.ca_file, profile.key)
     });
     let missing = |what: &str, how: &str| {
-        let mut failure =
-            CliFailure::new(Exit::Config, format!("no {what} is known")).advise(format!(
+        CliFailure::new(Exit::Config, format!("no {what} is known"))
+            .advise(format!(
                 "run `flotilla quickstart`, or give {how}, or write it into {}",
                 path.as_deref()
                     .unwrap_or(Path::new("~/.config/flotilla/profile.toml"))
                     .display()
-            ));
-        failure.code = Some(protocol::ErrorCode::ProfileMissing.text().to_owned());
-        failure
+            ))
+            .coded(protocol::ErrorCode::ProfileMissing)
     };
     let api = global
         .api

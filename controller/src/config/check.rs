@@ -17,6 +17,7 @@ use toml::Value;
 use crate::backup::key::Recipient;
 use crate::broker::external::ExternalAddress;
 use crate::domain::audit::backup::RECIPIENTS_MAX;
+use crate::layout;
 use crate::outbound::address::Network;
 
 use super::raw::{Layers, Origin, Problem};
@@ -72,7 +73,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     let pki = PkiConfig {
         dir: r
             .optional_path("pki.dir")
-            .unwrap_or_else(|| state_dir.join("pki")),
+            .unwrap_or_else(|| state_dir.join(layout::PKI)),
         node_certificate_life: r.duration(
             "pki.node_certificate_life",
             90 * DAY,

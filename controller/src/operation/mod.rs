@@ -8,6 +8,8 @@
 //! `Operations::may` or `Operations::reach`, and a refusal is journalled
 //! through the engine either way. There is no third way in.
 
+pub use stream::Bytes;
+
 pub mod failure;
 pub mod view;
 

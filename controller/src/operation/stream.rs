@@ -14,7 +14,7 @@ use crate::clock;
 
 /// Bytes as they are made. An error ends them, so that whoever reads them sees that
 /// they are not whole.
-pub(super) type Bytes = Pin<Box<dyn Stream<Item = io::Result<Vec<u8>>> + Send>>;
+pub type Bytes = Pin<Box<dyn Stream<Item = io::Result<Vec<u8>>> + Send>>;
 
 /// Chunks that wait for a slow reader. The writer waits when they are full.
 const CHUNKS_MAX: usize = 8;

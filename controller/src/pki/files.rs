@@ -1,9 +1,8 @@
 //! The key directory: private files, written whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -22,15 +21,11 @@ pub(super) struct KeyDirectory {
 impl KeyDirectory {
     /// Opens the directory, making it with mode 0700.
     pub(super) fn open(path: &Path) -> Result<Self, PkiError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|source| PkiError::File {
-                step: "make",
-                path: path.to_owned(),
-                source,
-            })?;
+        durable::make_private(path).map_err(|source| PkiError::File {
+            step: "make",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self {
             path: path.to_owned(),
         })

@@ -6,7 +6,6 @@
 //! taken; it is known by its process id, its program and its state directory.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::failure::CliFailure;
 use crate::cli::note;
 use crate::cli::profile;
+use crate::durable;
 use crate::exit::Exit;
 use crate::operation::view::token::CreateToken;
 use crate::serve::{Controller, ReadyNode};
@@ -243,17 +243,13 @@ fn identity_file(dir: &Path) -> PathBuf {
 
 fn make(dir: &Path) -> Result<(), CliFailure> {
     for path in [state_dir(dir), runtime_dir(dir)] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| {
-                CliFailure::because(
-                    Exit::CannotCreate,
-                    format_args!("cannot make {}", path.display()),
-                    &error,
-                )
-            })?;
+        durable::make_private(&path).map_err(|error| {
+            CliFailure::because(
+                Exit::CannotCreate,
+                format_args!("cannot make {}", path.display()),
+                &error,
+            )
+        })?;
     }
     Ok(())
 }

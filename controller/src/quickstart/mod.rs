@@ -13,7 +13,6 @@ mod operator;
 
 use std::fs::{File, TryLockError};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::cli::args::Quickstart;
 use crate::cli::failure::CliFailure;
 use crate::cli::{note, profile};
 use crate::config::{self, Config};
+use crate::durable;
 use crate::exit::Exit;
 use crate::serve::signal::Signals;
 use crate::serve::{self, Controller, Ready};
@@ -182,11 +182,7 @@ fn directory(asked: &Quickstart) -> Result<PathBuf, CliFailure> {
             error,
         )
     };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|error| cannot(&error))?;
+    durable::make_private(&dir).map_err(|error| cannot(&error))?;
     // Agents and profile name paths below it, whatever directory they run in.
     dir.canonicalize().map_err(|error| cannot(&error))
 }

@@ -27,7 +27,7 @@ pub(super) fn refuse_newer(dir: &Path) -> Result<(), CliFailure> {
         return Ok(());
     }
     let code = ErrorCode::StoreNewer;
-    let mut failure = CliFailure::new(
+    Err(CliFailure::new(
         Exit::Store,
         format!(
             "{} has format {found}, which a newer controller wrote; this one knows {}",
@@ -35,9 +35,8 @@ pub(super) fn refuse_newer(dir: &Path) -> Result<(), CliFailure> {
             layout::FORMAT
         ),
     )
-    .advise(code.info().action);
-    failure.code = Some(code.text().to_owned());
-    Err(failure)
+    .advise(code.info().action)
+    .coded(code))
 }
 
 /// Copies an older directory, and says that it is of this program's format.
@@ -82,7 +81,7 @@ fn check_space(dir: &Path) -> Result<(), CliFailure> {
     if needed.saturating_add(crate::archive::RESERVE_BYTES) <= free {
         return Ok(());
     }
-    let mut failure = CliFailure::new(
+    Err(CliFailure::new(
         Exit::Store,
         format!(
             "{} is taken forward to another format after it was copied, which takes {needed} bytes besides a reserve of {}; {free} are free",
@@ -90,9 +89,7 @@ fn check_space(dir: &Path) -> Result<(), CliFailure> {
             crate::archive::RESERVE_BYTES
         ),
     )
-    .advise("make space on its disk, or go back to the version before");
-    failure.code = Some(ErrorCode::StoreFull.text().to_owned());
-    Err(failure)
+    .advise("make space on its disk, or go back to the version before").coded(ErrorCode::StoreFull))
 }
 
 /// A state directory that the older program starts from, without metrics and archives.
@@ -104,11 +101,9 @@ fn copy_into(
 ) -> Result<(), CliFailure> {
     let made =
         |path: &Path, done: io::Result<()>| done.map_err(|error| cannot("copy to", path, &error));
-    if into.exists() {
-        made(into, fs::remove_dir_all(into))?;
-    }
-    let keys = into.join("pki");
-    made(&keys, fs::create_dir_all(&keys))?;
+    made(into, durable::remove_tree(into))?;
+    let keys = into.join(layout::PKI);
+    made(&keys, durable::make_private(&keys))?;
     let files = pki.files();
     let files =
         files.map_err(|error| coded(Exit::Store, error.code(), "cannot copy the keys", &error))?;
@@ -121,15 +116,18 @@ fn copy_into(
     })?;
     for name in [layout::INTAKE_FILE, layout::FLEET_FILE, layout::FORMAT_FILE] {
         let (from, to) = (dir.join(name), into.join(name));
-        match fs::copy(&from, &to).and_then(|_| fs::File::open(&to)?.sync_all()) {
+        match fs::copy(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            copied => made(&to, copied)?,
+            copied => made(&to, copied.map(drop))?,
         }
     }
     let vault = into.join(layout::VAULT);
-    made(&vault, link_all(&dir.join(layout::VAULT), &vault))?;
-    // The names in it are on the disk before its own is.
-    made(into, fs::File::open(into).and_then(|into| into.sync_all()))
+    made(
+        &vault,
+        durable::hold_below(&dir.join(layout::VAULT), &vault),
+    )?;
+    // All of it is on the disk before its name is.
+    made(into, durable::sync_all_of(into))
 }
 
 fn copy_journal(
@@ -140,25 +138,6 @@ fn copy_journal(
     let loading = Journal::load(to)?;
     frozen.read(&mut |table, chunk| loading.put(table, chunk).map_err(io::Error::other))?;
     Ok(())
-}
-
-/// The contents of the vault under second names: they are never changed in place.
-fn link_all(from: &Path, to: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    fs::create_dir_all(to)?;
-    for entry in entries {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            link_all(&entry.path(), &to)?;
-        } else {
-            fs::hard_link(entry.path(), &to)?;
-        }
-    }
-    fs::File::open(to)?.sync_all()
 }
 
 #[cfg(test)]

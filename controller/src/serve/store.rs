@@ -10,7 +10,6 @@
 //! nothing is made in its place: a new journal would be an audit trail without a
 //! past, and commands that ran could run again.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use crate::cli::failure::CliFailure;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::moment::Moment;
+use crate::durable;
 use crate::engine::Engine;
 use crate::engine::task::{EngineError, EngineTask, Moments, Options};
 use crate::exit::Exit;
@@ -131,9 +131,9 @@ pub(crate) fn coded(
     what: impl std::fmt::Display,
     cause: &dyn std::error::Error,
 ) -> CliFailure {
-    let mut failure = CliFailure::because(exit, what, cause).advise(code.info().action);
-    failure.code = Some(code.text().to_owned());
-    failure
+    CliFailure::because(exit, what, cause)
+        .advise(code.info().action)
+        .coded(code)
 }
 
 fn pki_config(config: &Config, fleet: FleetId) -> PkiConfig {
@@ -173,17 +173,13 @@ pub(crate) fn hostname() -> String {
 }
 
 fn make_directory(dir: &Path) -> Result<(), CliFailure> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| {
-            CliFailure::because(
-                Exit::CannotCreate,
-                format_args!("cannot make the state directory {}", dir.display()),
-                &error,
-            )
-        })
+    durable::make_private(dir).map_err(|error| {
+        CliFailure::because(
+            Exit::CannotCreate,
+            format_args!("cannot make the state directory {}", dir.display()),
+            &error,
+        )
+    })
 }
 
 /// How far the fleet of a state directory has come.
@@ -294,7 +290,7 @@ fn open_journal(
 
 /// A file is gone that was made together with another one.
 fn missing(lost: &Path, beside: &Path) -> CliFailure {
-    let mut failure = CliFailure::new(
+    CliFailure::new(
         Exit::Store,
         format!(
             "{} is missing, and {} is there: nothing was made in its place",
@@ -305,9 +301,8 @@ fn missing(lost: &Path, beside: &Path) -> CliFailure {
     .advise(
         "restore the whole state directory from a backup and start with \
          `flotilla serve --restored`; for a new fleet, give an empty state_dir",
-    );
-    failure.code = Some(ErrorCode::StoreCorrupt.text().to_owned());
-    failure
+    )
+    .coded(ErrorCode::StoreCorrupt)
 }
 
 pub(super) fn cannot(step: &str, path: &Path, error: &std::io::Error) -> CliFailure {

@@ -23,9 +23,8 @@ mod tests;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -217,11 +216,7 @@ impl Vault {
         let keys = Keys::of(key);
         for name in [CONTENTS, NAMES] {
             let path = folder.join(name);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|source| fault("make", &path, source))?;
+            durable::make_private(&path).map_err(|source| fault("make", &path, source))?;
         }
         check_header(folder, &keys)?;
         let contents = list(&folder.join(CONTENTS))?

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Response, header};
-use axum::response::IntoResponse as _;
+use axum::http::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, json};
+use super::{Answer, json, octets};
 use crate::api::Face;
 use crate::api::extract::Asked;
 use crate::api::problem::{Refusals, Refused};
@@ -38,12 +37,7 @@ async fn records(
 #[utoipa::path(get, path = "/audit/export", tag = "audit",
     responses((status = 200, content_type = "application/octet-stream"), Refusals))]
 async fn export(who: Who, State(face): State<Arc<Face>>) -> Result<Response<Body>, Refused> {
-    let bytes = face.operations.export_audit(&who)?;
-    let headers = [(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    )];
-    Ok((headers, Body::from_stream(bytes)).into_response())
+    Ok(octets(face.operations.export_audit(&who)?))
 }
 
 /// The public key that verifies the trail.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Response, header};
-use axum::response::IntoResponse as _;
+use axum::http::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::octets;
 use crate::api::Face;
 use crate::api::extract::Given;
 use crate::api::problem::{Refusals, Refused};
@@ -28,10 +28,5 @@ async fn make(
     State(face): State<Arc<Face>>,
     Given(given): Given<MakeBackup>,
 ) -> Result<Response<Body>, Refused> {
-    let bytes = face.operations.make_backup(&who, given).await?;
-    let headers = [(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    )];
-    Ok((headers, Body::from_stream(bytes)).into_response())
+    Ok(octets(face.operations.make_backup(&who, given).await?))
 }

@@ -36,6 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::Face;
 use crate::api::problem::{Problem, Refused};
+use crate::operation::Bytes;
 use crate::operation::failure::Failure;
 
 /// The answer of most handlers.
@@ -43,6 +44,15 @@ type Answer<T> = Result<Json<T>, Refused>;
 
 fn json<T>(answer: Result<T, Failure>) -> Answer<T> {
     answer.map(Json).map_err(Refused::from)
+}
+
+/// Bytes as they are made.
+fn octets(bytes: Bytes) -> Response<Body> {
+    let headers = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    )];
+    (headers, Body::from_stream(bytes)).into_response()
 }
 
 #[derive(OpenApi)]
